@@ -1,0 +1,50 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def results_tables(results: dict[str, Any], budget: int) -> list[Table]:
+    """One table for each group of histories of a first-light run's results.json."""
+    tables = []
+    for group in dict.fromkeys(row["history"] for row in results["rows"]):
+        rows = [row for row in results["rows"] if row["history"] == group]
+        table = Table(
+            title=f"{group}: {rows[0]['history_tokens']:,} tokens of history, budget {budget} positions",
+            title_justify="left",
+        )
+        table.add_column("arm")
+        for column in (
+            "n",
+            "accuracy",
+            "95 % interval",
+            "of oracle",
+            "plain",
+            "superseded",
+            "block found",
+            "positions",
+        ):
+            table.add_column(column, justify="right")
+        best = max(row["accuracy"] for row in rows if row["arm"] != "oracle")
+        for row in rows:
+            table.add_row(
+                row["arm"],
+                str(row["n"]),
+                _share(row["accuracy"]),
+                f"{_share(row['low'])} – {_share(row['high'])}",
+                _share(row["of_oracle"]),
+                _share(row["plain_accuracy"]),
+                _share(row["superseded_accuracy"]),
+                _share(row["hit_rate"]),
+                f"{row['cost_positions_mean']:.0f}",
+                style="bold" if row["accuracy"] == best and row["arm"] != "oracle" else None,
+            )
+        tables.append(table)
+    return tables
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""Evaluations: what is measured, with which arms, and how sure one may be."""

@@ -1,0 +1,114 @@
+"""LensNet: looks at a whole working context and the question, and scores each entry in [-1, 1].
+
+A small non-causal transformer over entries. An entry brings its gist, its level, and the best address among its
+descendants with that address's match to the question; the question itself stands at the end as one more entry, so
+the score of an old entry changes when the question changes. A pointer between the question's state and each entry's
+state, plus a scalar of the entry, gives the logit.
+
+Order without positions: half of the heads look only at later entries, half only at earlier ones. That is all an
+entry needs to learn that somebody later says the same thing (the last value counts), and it holds at any length of
+history. Deliberately knows nothing of budgets or legality: the focus allocator decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from megacontext.attention.encoder import EncoderLayer
+from megacontext.errors import ConfigError
+
+TAIL_KIND, KINDS = 0, 5
+"""Entry kinds: 0 = unfinished tail, 1 = raw block, 2 = LOD1 gist, 3 = LOD2 gist, 4 = any higher gist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensNetConfig:
+    """Size of the net."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        if self.heads < 2 or self.heads % 2 or self.width % self.heads or self.layers < 1:
+            raise ConfigError(
+                "lens.heads must be even, divide lens.width, and lens.layers be at least 1, "
+                f"got heads {self.heads}, width {self.width}, layers {self.layers}"
+            )
+
+
+@dataclass(frozen=True)
+class LensInput:
+    """What LensNet sees: N entries (padded) of B contexts."""
+
+    gists: Tensor
+    """(B, N, E): the gist of each entry; zeros for the unfinished tail, which has none."""
+    addresses: Tensor
+    """(B, N, A): of each entry's descendants, the address that matches the question best."""
+    match: Tensor
+    """(B, N): that match, a cosine."""
+    kind: Tensor
+    """int64 (B, N): see KINDS."""
+    present: Tensor
+    """bool (B, N): False for padding."""
+    question: Tensor
+    """(B, A): the question's address."""
+
+
+class LensNet(nn.Module):
+    """LensInput -> logits (B, N); `scores` maps them to [-1, 1]."""
+
+    def __init__(self, config: LensNetConfig, *, gist_width: int, address_width: int):
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.from_gist = nn.Sequential(nn.LayerNorm(gist_width), nn.Linear(gist_width, width))
+        self.from_address = nn.Linear(address_width, width)
+        self.from_product = nn.Linear(address_width, width)
+        self.from_match = nn.Linear(2, width)
+        self.from_question = nn.Linear(address_width, width)
+        self.kind = nn.Embedding(KINDS, width)
+        self.layers = nn.ModuleList(EncoderLayer(width, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.pointer_question = nn.Linear(width, width)
+        self.pointer_entry = nn.Linear(width, width)
+        self.scalar = nn.Linear(width, 1)
+
+    def forward(self, given: LensInput) -> Tensor:
+        """Logits (B, N) that an entry holds what the question needs; padding gets any number."""
+        question = given.question[:, None, :]
+        match = given.match[..., None]
+        x = (
+            self.from_gist(given.gists)
+            + self.from_address(given.addresses)
+            + self.from_product(given.addresses * question * question.shape[-1] ** 0.5)
+            # A cosine moves little where it matters; the cube spreads the top end.
+            + self.from_match(torch.cat((match, match**3), dim=-1) * 4.0)
+            + self.kind(given.kind)
+        )
+        x = torch.cat((x, self.from_question(question)), dim=1)
+        mask = self._mask(given.present)
+        for layer in self.layers:
+            x = layer(x, mask)
+        x = self.norm(x)
+        entries, asked = x[:, :-1], x[:, -1:]
+        pointer = (self.pointer_entry(entries) * self.pointer_question(asked)).sum(dim=-1)
+        return pointer / self.config.width**0.5 + self.scalar(entries)[..., 0]
+
+    @staticmethod
+    def scores(logits: Tensor) -> Tensor:
+        """Scores in [-1, 1]: twice the probability, minus one."""
+        return torch.tanh(logits / 2)
+
+    def _mask(self, present: Tensor) -> Tensor:
+        """bool (B, H, N+1, N+1): first half of the heads sees itself and later, second half itself and earlier."""
+        present = torch.nn.functional.pad(present, (0, 1), value=True)
+        slots = torch.arange(present.shape[1], device=present.device)
+        later = slots[None, :] >= slots[:, None]
+        half = self.config.heads // 2
+        directions = torch.stack([later] * half + [later.T] * half)
+        own = torch.eye(len(slots), dtype=torch.bool, device=present.device)
+        return (directions[None] & present[:, None, None, :]) | own

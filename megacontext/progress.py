@@ -1,0 +1,59 @@
+"""Progress of slow work: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Counts steps of one task on standard error. A context manager."""
+
+    def __init__(self, title: str, total: int):
+        self._title, self._total = title, total
+        self._done, self._note = 0, ""
+        self._last_line = time.monotonic()
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._total, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._done:
+            self._print()
+
+    def advance(self, note: str | None = None, steps: int = 1) -> None:
+        """Count `steps` more; `note` replaces what stands beside the bar."""
+        self._done += steps
+        self._note = self._note if note is None else note
+        if self._bar is not None:
+            self._bar.update(self._task, advance=steps, note=self._note)
+        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._print()
+
+    def _print(self) -> None:
+        self._last_line = time.monotonic()
+        print(f"{self._title}: {self._done}/{self._total} {self._note}".rstrip(), file=sys.stderr, flush=True)

@@ -1,0 +1,65 @@
+"""A bundle's networks as the gist encoder that a memory asks for: numpy in, numpy out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from megacontext.gistnet.address import AddressNet
+from megacontext.runtime.bundle import Bundle
+from megacontext.tree.memory import Identity
+
+_BATCH = 256
+"""Blocks encoded at once: large enough to keep two cores busy, small enough to stay in their cache."""
+
+
+class BundleEncoder:
+    """Embedding gists by GistNet over the base model's own embeddings, addresses by AddressNet."""
+
+    def __init__(self, bundle: Bundle):
+        self._bundle = bundle
+        self.block_size = bundle.config.block_size
+        self.gist_width = bundle.config.model.n_embd
+        self.address_width = bundle.config.address.address_width
+        self.left_tokens = bundle.config.address.left_tokens
+        self.fingerprint = bundle.fingerprint("gistnet", "address")
+
+    def identity(self) -> Identity:
+        """Fingerprints that a memory made with this bundle carries."""
+        return Identity(
+            tokenizer=self._bundle.tokenizer.fingerprint,
+            embedding=self._bundle.embedding_fingerprint(),
+            encoder=self.fingerprint,
+            block_size=self.block_size,
+        )
+
+    @torch.inference_mode()
+    def encode_blocks(self, tokens: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """tokens (n, K), left (n, left_tokens) -> gists (n, E), addresses (n, A), all float32."""
+        gists, addresses = [], []
+        for start in range(0, len(tokens), _BATCH):
+            ids = torch.from_numpy(tokens[start : start + _BATCH].astype(np.int64))
+            before = torch.from_numpy(left[start : start + _BATCH].astype(np.int64))
+            gists.append(self._bundle.gistnet(self._bundle.base.embed(ids), 1))
+            addresses.append(self._bundle.address(torch.cat((before, ids), dim=1), AddressNet.BLOCK))
+        return torch.cat(gists).numpy(), torch.cat(addresses).numpy()
+
+    @torch.inference_mode()
+    def encode_parents(self, children: np.ndarray, lod: int) -> np.ndarray:
+        """children (n, K, E) -> gists (n, E) of level `lod`, float32."""
+        return self._bundle.gistnet(torch.from_numpy(children), lod).numpy()
+
+    @torch.inference_mode()
+    def encode_question(self, ids: np.ndarray) -> np.ndarray:
+        """Address (A,), float32, of a question's token ids (T,), T >= 1."""
+        last = torch.from_numpy(ids[-self._bundle.config.address.longest_question :].astype(np.int64))
+        return self._bundle.address(last[None], AddressNet.QUESTION)[0].numpy()
+
+    def flops_per_token(self) -> float:
+        """Arithmetic of ingest per token of history (multiply-adds count two), from the sizes of the networks."""
+        per_block = 2 * self.block_size * sum(p.numel() for p in self._bundle.gistnet.parameters())
+        seen = self.block_size + self.left_tokens
+        own = sum(
+            p.numel() for name, p in self._bundle.address.named_parameters() if not name.startswith("token")
+        )
+        return (per_block * (1 + 1 / (self.block_size - 1)) + 2 * seen * own) / self.block_size

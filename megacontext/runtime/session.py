@@ -1,0 +1,143 @@
+"""A session: one reader's history, and the loop observe -> ingest -> score -> allocate -> decode.
+
+The session owns the way from text to answer; what it is made of (memory, scorer, allocator, base model) stays
+exchangeable. When the whole history fits the budget, the context is plain tokens and the model is plain attention.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from megacontext.errors import BudgetError, ConfigError
+from megacontext.focus.allocator import AllocatorConfig, AllocatorState, FocusStep, refocus
+from megacontext.focus.context import WorkingContext
+from megacontext.models.positions import PositionPolicy
+from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.decoding import decode_greedily
+from megacontext.runtime.encoding import BundleEncoder
+from megacontext.runtime.reading import Reading, read
+from megacontext.scoring import SCORERS, Question, Scorer, ScorerParts
+from megacontext.tree.memory import Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusConfig:
+    """The working context of a session."""
+
+    budget: int = 256
+    """Key/value positions that the first decoded token may attend to: context and prompt together."""
+    max_steps: int = 16
+    """Refocus steps for one question at most."""
+    positions: PositionPolicy = "context"
+    allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise ConfigError(f"focus.max_steps must be at least 1, got {self.max_steps}; raise it")
+        if self.positions not in ("context", "global"):
+            raise ConfigError(f"focus.positions must be context or global, got {self.positions!r}")
+
+
+@dataclass(frozen=True)
+class Focus:
+    """What a refocus did for one question."""
+
+    steps: list[FocusStep]
+    """In order; the last one has no edits and holds the final context. Empty when everything fitted raw."""
+    context: WorkingContext
+    latency_ms: float
+    """Scoring, planning and editing, the scorer's look at the question included."""
+
+
+class Session:
+    """A memory being read by a model within a budget."""
+
+    def __init__(
+        self, bundle: Bundle, memory: Memory, config: FocusConfig, *, scorer: str = "lensnet", seed: int = 0
+    ):
+        block = memory.block_size
+        if config.budget < block:
+            raise BudgetError(
+                f"budget must hold one block of {block} tokens, got {config.budget}; raise focus.budget"
+            )
+        self.bundle, self.memory, self.config = bundle, memory, config
+        self.encoder = BundleEncoder(bundle)
+        self._scorer_name, self._seed = scorer, seed
+        SCORERS.get(scorer)
+        self._scorers: dict[tuple[str, int], Scorer] = {}
+
+    def observe(self, heard: str | np.ndarray) -> None:
+        """Append text or token ids to the history. When it returns, they are in the memory."""
+        self.memory.append(self.bundle.tokenizer.encode(heard) if isinstance(heard, str) else heard)
+
+    def focus(
+        self,
+        prompt: np.ndarray,
+        *,
+        scorer: str | None = None,
+        number: int = 0,
+        needed_blocks: tuple[int, ...] = (),
+    ) -> Focus:
+        """Choose the working context for `prompt` (P,) token ids, starting from the coarse cover of the history.
+
+        Raises BudgetError when prompt and coarsest cover do not fit the budget together.
+        """
+        began = time.perf_counter()
+        memory, room = self.memory, self.config.budget - len(prompt)
+        if memory.num_tokens <= room:
+            raw = WorkingContext.raw(memory.num_tokens, memory.block_size)
+            return Focus([], raw, (time.perf_counter() - began) * 1000)
+        start = WorkingContext.cover(memory.num_tokens, memory.block_size)
+        if start.cost > room or room < memory.block_size:
+            raise BudgetError(
+                f"the budget must hold the prompt, one block and the coarsest cover of the history, which take "
+                f"{len(prompt)}, {memory.block_size} and {start.cost} positions, got {self.config.budget}; "
+                "raise focus.budget"
+            )
+        score = self._scorer(scorer or self._scorer_name).ask(
+            Question(number=number, ids=prompt, needed_blocks=needed_blocks)
+        )
+        steps = refocus(start, score, room, AllocatorState(), self.config.allocator, self.config.max_steps)
+        return Focus(steps, steps[-1].context, (time.perf_counter() - began) * 1000)
+
+    def read(self, context: WorkingContext | None, prompt: np.ndarray) -> Reading:
+        """What the model reads for `context` and `prompt`; checks the budget at the attention's input."""
+        reading = read(context, self.memory, prompt, self.config.positions)
+        if reading.cost > self.config.budget:
+            raise BudgetError(
+                f"a reading must cost at most {self.config.budget} positions, got {reading.cost}"
+            )
+        return reading
+
+    def answer(self, question: str, *, max_tokens: int = 12) -> str:
+        """Refocus for `question` and decode up to the end of the line."""
+        prompt = self.bundle.tokenizer.encode(question)
+        reading = self.read(self.focus(prompt).context, prompt)
+        return self.decode([reading], max_tokens=max_tokens)[0]
+
+    def decode(self, readings: list[Reading], *, max_tokens: int = 12) -> list[str]:
+        """Greedy continuations of readings, up to the end of the line, without surrounding blanks."""
+        tokenizer = self.bundle.tokenizer
+        (newline,) = tokenizer.encode("\n").tolist()
+        rows = decode_greedily(self.bundle.base, readings, max_tokens=max_tokens, stop_token=newline)
+        return [tokenizer.decode(row).strip() for row in rows]
+
+    def _scorer(self, name: str) -> Scorer:
+        """The scorer of that name over the history as it is now; made anew when the history has grown."""
+        key = name, self.memory.num_blocks
+        if key not in self._scorers:
+            self._scorers = {other: made for other, made in self._scorers.items() if other[1] == key[1]}
+            self._scorers[key] = SCORERS.get(name)(
+                ScorerParts(
+                    memory=self.memory,
+                    tokenizer=self.bundle.tokenizer,
+                    encoder=self.encoder,
+                    lens=self.bundle.lens,
+                    room_blocks=max(1, self.config.budget // self.memory.block_size),
+                    seed=self._seed,
+                )
+            )
+        return self._scorers[key]

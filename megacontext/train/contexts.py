@@ -1,0 +1,225 @@
+"""Training examples for base and GistNet: working contexts over short histories with planted facts.
+
+Each example is a stretch of a training book with facts in it, cut into blocks of K tokens; some blocks stay raw,
+the others are shown as LOD1 gists; what the book said before may stand in front as LOD2 gists; questions and their
+answers follow as the prompt. The blocks that hold a needed
+statement are raw, as after a successful refocus; the rest of the raw ones are drawn at random.
+
+The target of every position is the token that follows its span on the timeline: of a raw token the next token, of
+a gist the first token after its block. Nothing at or before a position's span end is ever its target.
+Deliberately knows nothing of models: numpy arrays out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from megacontext.tasks.facts import (
+    FactsConfig,
+    PlantedHistory,
+    Question,
+    ask,
+    invent_keys,
+    plant,
+    random_values,
+    sentence_gaps,
+    state,
+)
+from megacontext.tokenizer import Tokenizer
+
+IGNORED = -1
+"""Target of a position that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextSpec:
+    """The shape of the examples of one curriculum stage."""
+
+    min_blocks: int
+    """Fewest full blocks of history; the length is drawn uniformly up to `max_blocks`."""
+    max_blocks: int
+    max_raw: int
+    """Blocks shown as raw tokens at most; the others are gists. At least those that answer the questions are raw."""
+    keys: int
+    """Facts planted."""
+    questions: int
+    """Questions asked at most, one after another."""
+    coarse: int = 0
+    """LOD2 gists at most in front, each of the K * K tokens of the book before."""
+
+
+@dataclass(frozen=True)
+class ContextBatch:
+    """Padded examples. W is the longest of the batch; padding is on the right and never a target."""
+
+    ids: np.ndarray
+    """int64 (B, W): token id, or -1 where a gist or padding stands."""
+    targets: np.ndarray
+    """int64 (B, W): the token after the entry's span, or IGNORED."""
+    is_answer: np.ndarray
+    """bool (B, W): the target is part of an answer."""
+    gist_slots: np.ndarray
+    """int64 (G, 2): row and column of each gist."""
+    gist_tokens: np.ndarray
+    """int64 (G, K): the tokens that each LOD1 gist stands for, in the order of `gist_slots`."""
+    coarse_slots: np.ndarray
+    """int64 (C, 2): row and column of each LOD2 gist."""
+    coarse_tokens: np.ndarray
+    """int64 (C, K, K): the tokens that each LOD2 gist stands for, block by block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """The random lengths that the examples of one batch share."""
+
+    num_tokens: int
+    raw: int
+    questions: int
+    coarse: int
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One row of a batch before padding; fields as in ContextBatch."""
+
+    ids: np.ndarray
+    targets: np.ndarray
+    is_answer: np.ndarray
+    gist_columns: np.ndarray
+    gist_tokens: np.ndarray
+    coarse_tokens: np.ndarray
+
+
+class ContextSampler:
+    """Draws examples from token ids of whole books. The same generator state gives the same examples."""
+
+    def __init__(self, books: list[np.ndarray], tokenizer: Tokenizer, block_size: int):
+        self.books = books
+        self.tokenizer = tokenizer
+        self.block_size = block_size
+        sizes = np.array([len(book) for book in books], dtype=np.float64)
+        self._shares = sizes / sizes.sum()
+        self._newline = tokenizer.encode("\n")
+
+    def history(
+        self, rng: np.random.Generator, num_tokens: int, facts: FactsConfig, before: int = 0
+    ) -> tuple[PlantedHistory, np.ndarray]:
+        """A stretch of `num_tokens` of a random book with facts planted, and the `before` tokens in front of it.
+
+        Only names that evaluation never uses.
+        """
+        while True:
+            book = self.books[self._draw_book(rng)]
+            start = before + int(rng.integers(max(1, len(book) - num_tokens - before)))
+            stretch = book[start : start + num_tokens]
+            if len(sentence_gaps(stretch, self.tokenizer)):
+                planted = plant(stretch, self.tokenizer, facts, rng, held_out=False)
+                return planted, book[start - before : start]
+
+    def _draw_book(self, rng: np.random.Generator) -> int:
+        """Index of a book, drawn by length."""
+        return int(rng.choice(len(self.books), p=self._shares))
+
+    def batch(self, rng: np.random.Generator, size: int, spec: ContextSpec) -> ContextBatch:
+        """`size` examples by `spec`, padded to the longest.
+
+        Examples of one batch share the lengths that are drawn at random, so that little of it is padding.
+        """
+        shape = _Shape(
+            num_tokens=int(
+                rng.integers(spec.min_blocks * self.block_size, spec.max_blocks * self.block_size + 1)
+            ),
+            raw=int(rng.integers(spec.max_raw + 1)),
+            questions=int(rng.integers(1, spec.questions + 1)),
+            coarse=int(rng.integers(spec.coarse + 1)),
+        )
+        rows = [self._example(rng, spec.keys, shape) for _ in range(size)]
+        width = max(len(row.ids) for row in rows)
+        ids = np.full((size, width), -1, dtype=np.int64)
+        targets = np.full((size, width), IGNORED, dtype=np.int64)
+        is_answer = np.zeros((size, width), dtype=bool)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = row.ids
+            targets[number, : len(row.ids)] = row.targets
+            is_answer[number, : len(row.ids)] = row.is_answer
+        return ContextBatch(
+            ids,
+            targets,
+            is_answer,
+            _slots([row.gist_columns for row in rows]),
+            np.concatenate([row.gist_tokens for row in rows]).astype(np.int64),
+            _slots([np.arange(len(row.coarse_tokens)) for row in rows]),
+            np.concatenate([row.coarse_tokens for row in rows]).astype(np.int64),
+        )
+
+    def _example(self, rng: np.random.Generator, keys: int, shape: _Shape) -> _Example:
+        size, num_tokens, coarse = self.block_size, shape.num_tokens, shape.coarse
+        facts = FactsConfig(keys=keys, max_versions=3, attributes_per_person=int(rng.integers(1, 4)))
+        planted, before = self.history(rng, num_tokens, facts, before=coarse * size * size)
+        timeline = planted.ids[-num_tokens:]
+        dropped = len(planted.ids) - len(timeline)
+        known = [question for question in planted.questions if question.needed.start >= dropped]
+        asked = [known[which] for which in rng.permutation(len(known))[: shape.questions]]
+
+        blocks = len(timeline) // size
+        raw = np.zeros(blocks, dtype=bool)
+        for question in asked:
+            first, last = (
+                (question.needed.start - dropped) // size,
+                (question.needed.stop - 1 - dropped) // size,
+            )
+            raw[first : last + 1] = True
+        spare = max(0, shape.raw - int(raw.sum()))
+        raw[rng.permutation(np.flatnonzero(~raw))[:spare]] = True
+
+        prompt, answer_mask = self._dialogue(asked)
+        whole = np.concatenate((timeline, prompt))
+        answers = np.concatenate((np.zeros(len(timeline), dtype=bool), answer_mask))
+        is_raw = np.ones(len(whole), dtype=bool)
+        is_raw[: blocks * size] = np.repeat(raw, size)
+        # A gist takes the place of its block's last token: that is where its span ends.
+        gist_ends = np.flatnonzero(~raw) * size + size - 1
+        keep = is_raw.copy()
+        keep[gist_ends] = True
+        places = np.flatnonzero(keep)
+        # The last LOD2 gist is followed by the stretch's first token; of the others the follower is not in `whole`.
+        front = np.full(coarse, IGNORED)
+        front[-1:] = whole[0]
+        return _Example(
+            ids=np.concatenate((np.full(coarse, -1), np.where(is_raw, whole, -1)[places])),
+            targets=np.concatenate((front, np.append(whole[1:], IGNORED)[places])),
+            is_answer=np.concatenate((np.zeros(coarse, dtype=bool), np.append(answers[1:], False)[places])),
+            gist_columns=coarse + np.searchsorted(places, gist_ends),
+            gist_tokens=timeline[: blocks * size].reshape(blocks, size)[~raw],
+            coarse_tokens=before.reshape(coarse, size, size),
+        )
+
+    def _dialogue(self, asked: list[Question]) -> tuple[np.ndarray, np.ndarray]:
+        """Questions and answers as ids, and which of the ids are an answer (with the newline that ends it)."""
+        parts, masks = [], []
+        for question in asked:
+            prompt, answer = self.tokenizer.encode(question.prompt), self.tokenizer.encode(question.answer)
+            parts += [prompt, answer]
+            masks += [np.zeros(len(prompt), dtype=bool), np.ones(len(answer), dtype=bool)]
+        parts.append(self._newline)
+        masks.append(np.ones(len(self._newline), dtype=bool))
+        return np.concatenate(parts), np.concatenate(masks)
+
+
+def _slots(columns: list[np.ndarray]) -> np.ndarray:
+    """Row and column (n, 2) of entries given by their columns row by row."""
+    rows = np.repeat(np.arange(len(columns)), [len(row) for row in columns])
+    return np.stack((rows, np.concatenate(columns).astype(np.int64)), axis=1)
+
+
+def vocabulary_texts(books: list[str], rng: np.random.Generator, sentences: int) -> list[str]:
+    """What the vocabulary is learnt from: the training books, and facts and questions as training will show them."""
+    keys = invent_keys(rng, FactsConfig(keys=sentences, attributes_per_person=1), held_out=False)
+    values = [random_values(rng, 1)[0] for _ in keys]
+    said = [
+        state(rng, *key, value) + ask(rng, *key) + f" {value}"
+        for key, value in zip(keys, values, strict=True)
+    ]
+    return [*books, "".join(said)]

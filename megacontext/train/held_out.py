@@ -1,0 +1,72 @@
+"""What the trained parts can do on a book and on names that none of them saw."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from megacontext.gistnet.address import AddressNet
+from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.encoding import BundleEncoder
+from megacontext.tasks.facts import FactsConfig, plant
+from megacontext.train.address import statement_shares
+from megacontext.tree.encoder import left_windows
+
+_WINDOW_TOKENS = 256
+_WINDOWS = 64
+_ADDRESS_HISTORIES = 8
+_ADDRESS_BLOCKS = 512
+
+
+@torch.inference_mode()
+def held_out_metrics(bundle: Bundle, text: str, *, seed: int) -> dict[str, Any]:
+    """Bits per byte and nats per token of the text, and how often a question's address finds its block.
+
+    Bits per byte over 64 windows of 256 tokens, all but the first token of each; addresses among 512 blocks.
+    """
+    ids = bundle.tokenizer.encode(text)
+    windows = min(_WINDOWS, len(ids) // _WINDOW_TOKENS)
+    starts = np.linspace(0, len(ids) - _WINDOW_TOKENS, windows).astype(int)
+    rows = torch.from_numpy(
+        np.stack([ids[start : start + _WINDOW_TOKENS] for start in starts]).astype(np.int64)
+    )
+    base = bundle.base
+    hidden = base(base.embed(rows), torch.arange(_WINDOW_TOKENS).expand_as(rows), ids=rows)
+    nats = F.cross_entropy(
+        base.unembed(hidden[:, :-1]).flatten(0, 1), rows[:, 1:].flatten(), reduction="sum"
+    ).item()
+    num_bytes = sum(len(bundle.tokenizer.token_bytes(token)) for token in rows[:, 1:].flatten().tolist())
+    found, asked = _addresses_found(bundle, ids, seed)
+    return {
+        "bits_per_byte": nats / math.log(2) / num_bytes,
+        "nats_per_token": nats / rows[:, 1:].numel(),
+        "address_found_among_512": found / max(1, asked),
+        "address_questions": asked,
+    }
+
+
+def _addresses_found(bundle: Bundle, ids: np.ndarray, seed: int) -> tuple[int, int]:
+    """How many questions have a block of one of their statements as their best match, of how many."""
+    size, left = bundle.config.block_size, bundle.config.address.left_tokens
+    encoder = BundleEncoder(bundle)
+    found = asked = 0
+    length = min(_ADDRESS_BLOCKS * size, len(ids))
+    for number, start in enumerate(np.linspace(0, len(ids) - length, _ADDRESS_HISTORIES).astype(int)):
+        rng = np.random.default_rng((seed, number))
+        planted = plant(ids[start : start + length], bundle.tokenizer, FactsConfig(), rng)
+        blocks = planted.ids[: len(planted.ids) // size * size].reshape(-1, size)
+        seen = np.concatenate((left_windows(np.full(left, -1), blocks, left), blocks), axis=1)
+        addresses = bundle.address(torch.from_numpy(seen.astype(np.int64)), AddressNet.BLOCK).numpy()
+        for question, share in zip(
+            planted.questions, statement_shares(planted, len(blocks), size), strict=True
+        ):
+            best = int(
+                (addresses @ encoder.encode_question(bundle.tokenizer.encode(question.prompt))).argmax()
+            )
+            found += share[best] > 0
+            asked += 1
+    return int(found), asked

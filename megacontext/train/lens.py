@@ -1,0 +1,187 @@
+"""LensNet's training: which entries of this context hold what the question needs?
+
+Whole histories are built with the frozen encoder, and contexts are gathered by the allocator that is deployed, at
+the deployed budget. In a first round its scores are the truth blurred by noise, so that right and wrong expansions
+both occur; then LensNet's own scores drive it, and it learns from the states that it gets itself into (DAgger, Ross
+et al. 2011). The label of an entry is whether its span holds a block of the statement that counts; binary
+cross-entropy calibrates the score, a softmax over the entries (a pointer) sharpens it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from megacontext.errors import ConfigError
+from megacontext.focus.allocator import AllocatorConfig, AllocatorState, refocus
+from megacontext.focus.context import WorkingContext
+from megacontext.progress import Progress
+from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.encoding import BundleEncoder
+from megacontext.scoring.lens import EntryFeatures, collate, entry_features, lens_scores
+from megacontext.scoring.scorer import best_of_blocks
+from megacontext.tasks.facts import FactsConfig
+from megacontext.telemetry import Telemetry
+from megacontext.train.contexts import ContextSampler
+from megacontext.train.optimisers import OptimiserConfig, Optimisers
+from megacontext.tree.memory import Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensTrainConfig:
+    """How LensNet is trained."""
+
+    histories: int = 24
+    """Histories built; lengths are drawn log-uniformly."""
+    min_tokens: int = 4096
+    max_tokens: int = 65_536
+    keys: int = 24
+    """Facts planted, and asked for, in each history."""
+    budget: int = 240
+    rounds: int = 3
+    """Times that contexts are gathered over all histories: once from blurred truth, then by LensNet itself."""
+    steps: int = 300
+    """Updates in each round."""
+    batch: int = 32
+    noise: float = 0.5
+    """Standard deviation of the noise on the truth in the first round."""
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(matrix_lr=0.01))
+    allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.histories, self.keys, self.rounds, self.steps, self.batch) < 1:
+            raise ConfigError("every count of lens training must be at least 1; raise the one that is not")
+        if not 0 < self.min_tokens <= self.max_tokens:
+            raise ConfigError(
+                f"lens training needs 0 < min_tokens <= max_tokens, got {self.min_tokens} and {self.max_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question about one training history, as the trainer sees it."""
+
+    memory: Memory
+    address: np.ndarray
+    """float32 (A,)."""
+    matches: np.ndarray
+    """float32 (num_blocks,)."""
+    truth: np.ndarray
+    """float32 (num_blocks,): 1 for the blocks of the statement that counts, else -1."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One context of one case, with a label per entry."""
+
+    features: EntryFeatures
+    labels: np.ndarray
+    """float32 (N,) in {0, 1}."""
+
+
+def build_cases(
+    bundle: Bundle, contexts: ContextSampler, config: LensTrainConfig, rng: np.random.Generator
+) -> list[Case]:
+    """Histories in RAM with the bundle's own gists and addresses, and every question about them."""
+    encoder = BundleEncoder(bundle)
+    identity = encoder.identity()
+    cases = []
+    with Progress("histories for LensNet", config.histories) as progress:
+        for _ in range(config.histories):
+            length = np.exp(rng.uniform(np.log(config.min_tokens), np.log(config.max_tokens)))
+            facts = FactsConfig(keys=config.keys, attributes_per_person=int(rng.integers(2, 5)))
+            planted, _ = contexts.history(rng, int(length), facts)
+            memory = Memory.create(None, identity, encoder)
+            memory.append(planted.ids)
+            size = memory.block_size
+            for question in planted.questions:
+                needed = question.needed
+                truth = np.full(memory.num_blocks, -1.0, dtype=np.float32)
+                truth[needed.start // size : (needed.stop - 1) // size + 1] = 1.0
+                if truth.max() > 0:
+                    address = encoder.encode_question(contexts.tokenizer.encode(question.prompt))
+                    cases.append(Case(memory, address, memory.addresses() @ address, truth))
+            progress.advance(f"{len(planted.ids):,} tokens")
+    return cases
+
+
+def gather(
+    case: Case, bundle: Bundle, config: LensTrainConfig, rng: np.random.Generator, noise: float | None
+) -> list[Example]:
+    """Contexts that the deployed allocator walks through for one case, labelled.
+
+    Driven by the truth with that much `noise`, or by LensNet where `noise` is None.
+    """
+
+    def blurred(context: WorkingContext) -> np.ndarray:
+        truth = best_of_blocks(context, case.truth, tail=-1.0)
+        return np.clip(0.5 * truth + rng.normal(scale=noise, size=len(truth)), -1, 1)
+
+    cover = WorkingContext.cover(case.memory.num_tokens, case.memory.block_size)
+    learned = lens_scores(bundle.lens, case.memory, case.address, case.matches)
+    score = learned if noise is None else blurred
+    steps = refocus(cover, score, config.budget, AllocatorState(), config.allocator, max_steps=6)
+    examples = []
+    for step in steps:
+        labels = (best_of_blocks(step.context, case.truth, tail=-1.0) > 0).astype(np.float32)
+        features = entry_features(step.context, case.memory, case.address, case.matches)
+        examples.append(Example(features, labels))
+    return examples
+
+
+def lens_loss(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+    """Scalar loss in nats per context: calibration (binary, summed over entries) plus pointer (softmax)."""
+    binary = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * present
+    target = labels / labels.sum(dim=1, keepdim=True).clamp_min(1)
+    pointer = F.cross_entropy(logits.masked_fill(~present, -1e4), target, reduction="none")
+    return (binary.sum(dim=1) + pointer).mean()
+
+
+def train_lens(
+    bundle: Bundle, contexts: ContextSampler, config: LensTrainConfig, *, seed: int, telemetry: Telemetry
+) -> None:
+    """Train bundle.lens with everything else frozen. Same seed, same machine, same weights."""
+    rng = np.random.default_rng(seed)
+    cases = build_cases(bundle, contexts, config, rng)
+    optimisers = Optimisers((bundle.lens,), config.optimiser)
+    examples: list[Example] = []
+    total = config.rounds * config.steps
+    began = time.monotonic()
+    done = 0
+    for number in range(config.rounds):
+        with Progress(f"LensNet, contexts of round {number + 1}", len(cases)) as progress:
+            for case in cases:
+                examples += gather(case, bundle, config, rng, config.noise if number == 0 else None)
+                progress.advance()
+        with Progress(f"LensNet, round {number + 1}", config.steps) as progress:
+            for _ in range(config.steps):
+                chosen = [examples[which] for which in rng.integers(len(examples), size=config.batch)]
+                given = collate([example.features for example in chosen])
+                labels = torch.zeros(given.present.shape)
+                for row, example in zip(labels, chosen, strict=True):
+                    row[: len(example.labels)] = torch.from_numpy(example.labels)
+                logits = bundle.lens(given)
+                loss = lens_loss(logits, labels, given.present)
+                loss.backward()
+                optimisers.step(done, total)
+                done += 1
+                if done % 10 == 0 or done == total:
+                    best = logits.masked_fill(~given.present, -1e4).argmax(dim=1, keepdim=True)
+                    right = float(labels.gather(1, best).mean())
+                    telemetry.emit(
+                        "train",
+                        stage="lens",
+                        step=done,
+                        wall_s=time.monotonic() - began,
+                        loss_nats=loss.item(),
+                        lens_loss_nats=loss.item(),
+                        lens_accuracy=right,
+                    )
+                    progress.advance(f"points right {right:.0%}")
+                else:
+                    progress.advance()

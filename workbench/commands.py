@@ -1,0 +1,120 @@
+"""The commands that show something: demo, report, workbench."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from megacontext.cli.tables import results_tables
+from megacontext.config import load_recipe, parse_override
+from megacontext.evals.first_light import FirstLightConfig, run_first_light
+from megacontext.runtime.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A model answers from what left its window long ago: the whole idea at work on a book."""
+
+    recipe: str = "demo"
+    """A recipe in data/recipes, or the path of one."""
+    book: str | None = None
+    """A shipped book, or the path of a UTF-8 text file."""
+    budget: int | None = None
+    """Key/value positions that the model may attend to, question included."""
+    arms: tuple[str, ...] | None = None
+    """Which ways of choosing the context to compare."""
+    seed: int | None = None
+    """Another seed plants other facts."""
+    model: str | None = None
+    """Folder of trained parts, as `megacontext train` writes it."""
+    set: tuple[str, ...] = ()
+    """Changes to the recipe, as key=value with dotted keys, e.g. focus.allocator.threshold=0.3"""
+    name: str | None = None
+    """Name of the run; default: the first free of demo, demo-2, ..."""
+    runs: Path = Path("runs")
+    """Folder that holds the runs."""
+    serve: bool = True
+    """Start the workbench on the run when it is done."""
+    port: int = 0
+    """Port of the workbench; 0 = a free one."""
+    json: bool = False
+    """Print the results as JSON on standard output instead of tables."""
+
+    def run(self) -> int:
+        given = {"book": self.book, "focus.budget": self.budget, "arms": self.arms, "seed": self.seed}
+        given["model"] = self.model
+        overrides = {key: value for key, value in given.items() if value is not None}
+        overrides |= dict(parse_override(text) for text in self.set)
+        config = load_recipe(FirstLightConfig, self.recipe, overrides)
+        with RunFolder.create(self.runs, self.name, config, kind="demo", seed=config.seed) as run:
+            results = run_first_light(config, run)
+        report = write_report(run.path)
+        if self.json:
+            print(json.dumps({"run": str(run.path), "report": str(report), "results": results}, indent=2))
+        else:
+            console = Console()
+            for table in results_tables(results, config.focus.budget):
+                console.print(table)
+            for sentence in results["sentences"]:
+                console.print(sentence)
+            console.print(f"report: {report}", soft_wrap=True)
+        if self.serve:
+            return _serve(self.runs, run.path.name, self.port)
+        return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write report.html of a run: one file that opens from disk, without a network."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """The folder of the run, e.g. runs/demo"""
+    json: bool = False
+    """Print the path as JSON."""
+
+    def run(self) -> int:
+        path = write_report(self.run_folder)
+        print(json.dumps({"report": str(path)}) if self.json else path)
+        return 0
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Watch runs, live or finished, in the browser. Viewing never writes."""
+
+    run_folder: Annotated[Path | None, tyro.conf.Positional] = None
+    """The run to open first, e.g. runs/demo; default: the newest in --runs"""
+    runs: Path = Path("runs")
+    """Folder that holds the runs."""
+    port: int = 0
+    """Port; 0 = a free one."""
+
+    def run(self) -> int:
+        if self.run_folder is None:
+            return _serve(self.runs, None, self.port)
+        return _serve(self.run_folder.parent, self.run_folder.name, self.port)
+
+
+def write_report(run_folder: Path) -> Path:
+    """The report of a run (imports the plotting libraries only now: they take seconds)."""
+    from workbench.report import write_report as write
+
+    return write(run_folder)
+
+
+def _serve(runs: Path, name: str | None, port: int) -> int:
+    from workbench.app import serve
+
+    serve(
+        runs,
+        name,
+        port=port,
+        on_ready=lambda url: print(f"workbench: {url} (Ctrl-C to stop)", file=sys.stderr, flush=True),
+    )
+    return 0
