@@ -96,7 +96,7 @@ install() {
     : >"$unfinished"
     say "installing the versions of constraints.txt into .venv (once; takes a few minutes)"
     SECONDS=0
-    if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+    if ! "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input \
         -c "$root/constraints.txt" -e "$root[dev]"; then
         # pip has tidied up after itself; what it fetched so far is of use next time.
         rm -f "$unfinished"

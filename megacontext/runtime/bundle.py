@@ -28,6 +28,7 @@ from megacontext.gistnet.address import AddressNet, AddressNetConfig
 from megacontext.gistnet.gist import GistNet, GistNetConfig
 from megacontext.lensnet.lens import LensNet, LensNetConfig
 from megacontext.models.gpt import GPT, GPTConfig
+from megacontext.models.positions import PositionPolicy
 from megacontext.tokenizer import Tokenizer
 
 _FORMAT = 1
@@ -39,6 +40,8 @@ class BundleConfig:
     """Shapes of all parts."""
 
     block_size: int = 32
+    positions: PositionPolicy = "context"
+    """What the base model was trained to read as an entry's position."""
     model: GPTConfig = field(default_factory=GPTConfig)
     gistnet: GistNetConfig = field(default_factory=GistNetConfig)
     address: AddressNetConfig = field(default_factory=AddressNetConfig)

@@ -14,7 +14,6 @@ import numpy as np
 from megacontext.errors import BudgetError, ConfigError
 from megacontext.focus.allocator import AllocatorConfig, AllocatorState, FocusStep, refocus
 from megacontext.focus.context import WorkingContext
-from megacontext.models.positions import PositionPolicy
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.decoding import decode_greedily
 from megacontext.runtime.encoding import BundleEncoder
@@ -31,14 +30,11 @@ class FocusConfig:
     """Key/value positions that the first decoded token may attend to: context and prompt together."""
     max_steps: int = 16
     """Refocus steps for one question at most."""
-    positions: PositionPolicy = "context"
     allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
             raise ConfigError(f"focus.max_steps must be at least 1, got {self.max_steps}; raise it")
-        if self.positions not in ("context", "global"):
-            raise ConfigError(f"focus.positions must be context or global, got {self.positions!r}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ class Session:
 
     def read(self, context: WorkingContext | None, prompt: np.ndarray) -> Reading:
         """What the model reads for `context` and `prompt`; checks the budget at the attention's input."""
-        reading = read(context, self.memory, prompt, self.config.positions)
+        reading = read(context, self.memory, prompt, self.bundle.config.positions)
         if reading.cost > self.config.budget:
             raise BudgetError(
                 f"a reading must cost at most {self.config.budget} positions, got {reading.cost}"

@@ -146,8 +146,7 @@ class MixedContextLoss(nn.Module):
             embeddings = embeddings.index_put(
                 tuple(torch.from_numpy(batch.coarse_slots).T), gistnet(children, 2)
             )
-        positions = torch.arange(ids.shape[1]).expand_as(ids)
-        return base(embeddings, positions, ids=ids)
+        return base(embeddings, torch.from_numpy(batch.positions), ids=ids)
 
     def forward(self, batch: ContextBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses in nats per token: `loss` to minimise, `text`, `answer`; and `accuracy` of the answers' tokens."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megacontext.models.positions import PositionPolicy, entry_positions
 from megacontext.tasks.facts import (
     FactsConfig,
     PlantedHistory,
@@ -60,6 +61,8 @@ class ContextBatch:
     """int64 (B, W): the token after the entry's span, or IGNORED."""
     is_answer: np.ndarray
     """bool (B, W): the target is part of an answer."""
+    positions: np.ndarray
+    """float64 (B, W): where each entry stands, by the sampler's policy."""
     gist_slots: np.ndarray
     """int64 (G, 2): row and column of each gist."""
     gist_tokens: np.ndarray
@@ -87,6 +90,7 @@ class _Example:
     ids: np.ndarray
     targets: np.ndarray
     is_answer: np.ndarray
+    positions: np.ndarray
     gist_columns: np.ndarray
     gist_tokens: np.ndarray
     coarse_tokens: np.ndarray
@@ -95,10 +99,17 @@ class _Example:
 class ContextSampler:
     """Draws examples from token ids of whole books. The same generator state gives the same examples."""
 
-    def __init__(self, books: list[np.ndarray], tokenizer: Tokenizer, block_size: int):
+    def __init__(
+        self,
+        books: list[np.ndarray],
+        tokenizer: Tokenizer,
+        block_size: int,
+        positions: PositionPolicy = "context",
+    ):
         self.books = books
         self.tokenizer = tokenizer
         self.block_size = block_size
+        self.positions = positions
         sizes = np.array([len(book) for book in books], dtype=np.float64)
         self._shares = sizes / sizes.sum()
         self._newline = tokenizer.encode("\n")
@@ -140,14 +151,17 @@ class ContextSampler:
         ids = np.full((size, width), -1, dtype=np.int64)
         targets = np.full((size, width), IGNORED, dtype=np.int64)
         is_answer = np.zeros((size, width), dtype=bool)
+        positions = np.zeros((size, width))
         for number, row in enumerate(rows):
             ids[number, : len(row.ids)] = row.ids
             targets[number, : len(row.ids)] = row.targets
             is_answer[number, : len(row.ids)] = row.is_answer
+            positions[number, : len(row.ids)] = row.positions
         return ContextBatch(
             ids,
             targets,
             is_answer,
+            positions,
             _slots([row.gist_columns for row in rows]),
             np.concatenate([row.gist_tokens for row in rows]).astype(np.int64),
             _slots([np.arange(len(row.coarse_tokens)) for row in rows]),
@@ -187,10 +201,14 @@ class ContextSampler:
         # The last LOD2 gist is followed by the stretch's first token; of the others the follower is not in `whole`.
         front = np.full(coarse, IGNORED)
         front[-1:] = whole[0]
+        coarse_start = np.arange(-coarse, 0) * size * size
+        start = np.concatenate((coarse_start, np.where(is_raw[places], places, places - size + 1)))
+        stop = np.concatenate((coarse_start + size * size, places + 1))
         return _Example(
             ids=np.concatenate((np.full(coarse, -1), np.where(is_raw, whole, -1)[places])),
             targets=np.concatenate((front, np.append(whole[1:], IGNORED)[places])),
             is_answer=np.concatenate((np.zeros(coarse, dtype=bool), np.append(answers[1:], False)[places])),
+            positions=entry_positions(start, stop, self.positions),
             gist_columns=coarse + np.searchsorted(places, gist_ends),
             gist_tokens=timeline[: blocks * size].reshape(blocks, size)[~raw],
             coarse_tokens=before.reshape(coarse, size, size),

@@ -23,6 +23,7 @@ from megacontext.gistnet.address import AddressNetConfig
 from megacontext.gistnet.gist import GistNetConfig
 from megacontext.lensnet.lens import LensNetConfig
 from megacontext.models.gpt import GPTConfig
+from megacontext.models.positions import PositionPolicy
 from megacontext.runtime.bundle import Bundle, BundleConfig
 from megacontext.runtime.run import RunFolder, write_json
 from megacontext.tokenizer import Tokenizer
@@ -39,6 +40,7 @@ class TinyTrainConfig:
 
     seed: int = 0
     block_size: int = 32
+    positions: PositionPolicy = "context"
     books: tuple[str, ...] = (
         "emma",
         "mansfield-park",
@@ -80,6 +82,7 @@ def train_tiny(config: TinyTrainConfig, out: Path, run: RunFolder) -> dict[str, 
     bundle = Bundle(
         BundleConfig(
             block_size=config.block_size,
+            positions=config.positions,
             model=config.model,
             gistnet=config.gistnet,
             address=config.address,
@@ -87,7 +90,9 @@ def train_tiny(config: TinyTrainConfig, out: Path, run: RunFolder) -> dict[str, 
         ),
         tokenizer,
     )
-    contexts = ContextSampler([tokenizer.encode(text) for text in texts], tokenizer, config.block_size)
+    contexts = ContextSampler(
+        [tokenizer.encode(text) for text in texts], tokenizer, config.block_size, config.positions
+    )
     train_base(bundle, contexts, config.base, seed=config.seed, telemetry=run.telemetry)
     train_address(bundle, contexts, config.address_training, seed=config.seed + 1, telemetry=run.telemetry)
     # LensNet learns on vectors as they will be stored, so the parts below it are rounded before it is trained.

@@ -80,6 +80,23 @@ def test_descent_takes_one_step_a_level_whatever_the_cooldown():
     assert raw_blocks(check_steps(steps, 128, config)) == [77]
 
 
+def test_as_many_high_gists_are_opened_side_by_side_as_can_be_followed_to_tokens():
+    context = WorkingContext.cover(16 * 1024, 32)
+    scores = np.full(16, -1.0)
+    scores[[2, 5, 9, 14]] = 0.6, 0.9, 0.7, 0.8
+    # Two levels down cost 62 positions each; there is room for two and a half such ways.
+    step = plan(context, scores, 16 + 5 * 31, FRESH, CONFIG)
+    assert {edit.slot for edit in step.edits} == {5, 14}
+    assert step.refused == 2
+
+
+def test_the_best_candidate_is_opened_even_where_its_way_down_does_not_fit():
+    context = WorkingContext.cover(16 * 1024, 32)
+    scores = np.full(16, -1.0)
+    scores[[2, 5]] = 0.6, 0.9
+    assert plan(context, scores, 16 + 31, FRESH, CONFIG).edits == (Edit("expand", 5),)
+
+
 @pytest.mark.parametrize("max_edits", [1, 2, 3, 4])
 def test_room_is_made_by_collapsing_low_raw_blocks(max_edits):
     config = AllocatorConfig(max_edits=max_edits)
