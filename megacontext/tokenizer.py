@@ -44,6 +44,15 @@ _FORMAT = "megacontext-bpe-1"
 _SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Raises ConfigError for a vocabulary that cannot even hold the bytes and the specials."""
+    if vocab_size < _SMALLEST_VOCABULARY:
+        raise ConfigError(
+            f"vocab_size must be at least {_SMALLEST_VOCABULARY} (256 bytes and {len(SPECIAL_TOKENS)} specials), "
+            f"got {vocab_size}; raise it"
+        )
+
+
 class Tokenizer:
     """Text to ids and back. Ids [0, vocab_size): bytes and merges first, then the nine specials."""
 
@@ -65,16 +74,18 @@ class Tokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Learn a vocabulary of `vocab_size` ids, specials included. Deterministic for the same texts."""
-        if vocab_size < _SMALLEST_VOCABULARY:
-            raise ConfigError(
-                f"vocab_size must be at least {_SMALLEST_VOCABULARY} (256 bytes and {len(SPECIAL_TOKENS)} specials), "
-                f"got {vocab_size}; raise it"
-            )
+        check_vocab_size(vocab_size)
         learner = rustbpe.Tokenizer()
         learner.train_from_iterator(
             iter(texts), vocab_size=vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN
         )
-        return cls({bytes(token): rank for token, rank in learner.get_mergeable_ranks()})
+        ranks = {bytes(token): rank for token, rank in learner.get_mergeable_ranks()}
+        if len(ranks) + len(SPECIAL_TOKENS) < vocab_size:
+            raise ConfigError(
+                f"the texts must hold enough different pairs for vocab_size {vocab_size}, they give "
+                f"{len(ranks) + len(SPECIAL_TOKENS)}; give longer texts or lower it"
+            )
+        return cls(ranks)
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of `text` as int32 (T,). Text that looks like a special token is encoded as plain text."""
@@ -108,11 +119,15 @@ class Tokenizer:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
             if document["format"] != _FORMAT or tuple(document["special_tokens"]) != SPECIAL_TOKENS:
                 raise KeyError("format")
-            ranks = {base64.b64decode(token): rank for rank, token in enumerate(document["mergeable"])}
+            tokens = [base64.b64decode(token, validate=True) for token in document["mergeable"]]
+            ranks = {token: rank for rank, token in enumerate(tokens)}
+            if len(ranks) < len(tokens) or not all(bytes([byte]) in ranks for byte in range(256)):
+                raise ValueError("its tokens must differ and hold all 256 bytes")
             return cls(ranks, document["pattern"])
-        except FileNotFoundError:
+        except OSError as problem:
             raise ConfigError(
-                f"a tokenizer file must exist, got {path}; make one with `megacontext train tiny`"
+                f"a tokenizer file must be readable, {path} is not ({problem.strerror}); "
+                "make one with `megacontext train tiny`"
             ) from None
         except (ValueError, KeyError, TypeError) as problem:
             raise ConfigError(

@@ -28,7 +28,7 @@ def results_tables(results: dict[str, Any], budget: int) -> list[Table]:
             "positions",
         ):
             table.add_column(column, justify="right")
-        best = max(row["accuracy"] for row in rows if row["arm"] != "oracle")
+        best = max((row["accuracy"] for row in rows if row["arm"] != "oracle"), default=None)
         for row in rows:
             table.add_row(
                 row["arm"],

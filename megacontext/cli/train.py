@@ -11,8 +11,9 @@ from typing import Annotated
 import tyro
 
 from megacontext.config import load_recipe, parse_override
+from megacontext.errors import ConfigError
 from megacontext.runtime.run import RunFolder
-from megacontext.train.tiny import TinyTrainConfig, train_tiny
+from megacontext.train.tiny import TinyTrainConfig, load_texts, train_tiny
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,12 @@ class Train:
 
     def run(self) -> int:
         config = load_recipe(TinyTrainConfig, self.recipe, dict(parse_override(text) for text in self.set))
+        texts = load_texts(config)
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"--out must be a folder, {self.out} is a file; choose another")
         with RunFolder.create(self.runs, self.name, config, kind="train", seed=config.seed) as run:
             out = self.out or run.path / "model"
-            metrics = train_tiny(config, out, run)
+            metrics = train_tiny(config, texts, out, run)
         if self.json:
             print(json.dumps({"run": str(run.path), "model": str(out), "metrics": metrics}, indent=2))
         else:

@@ -36,6 +36,10 @@ class AddressNetConfig:
     def __post_init__(self) -> None:
         if min(self.address_width, self.width, self.layers, self.heads, self.longest_question) < 1:
             raise ConfigError("every size of address.* must be at least 1; raise the one that is not")
+        if self.width % self.heads:
+            raise ConfigError(
+                f"address.width must be a multiple of address.heads, got {self.width} and {self.heads}; change one"
+            )
         if self.left_tokens < 0:
             raise ConfigError(
                 f"address.left_tokens must not be negative, got {self.left_tokens}; use 0 for none"
@@ -64,11 +68,13 @@ class AddressNet(nn.Module):
 
         `kind` is AddressNet.BLOCK (left tokens and block) or AddressNet.QUESTION. A row needs at least one token.
         """
-        if ids.ndim != 2 or ids.shape[1] > len(self.place):
+        if ids.ndim != 2 or not 1 <= ids.shape[1] <= len(self.place):
             raise ShapeError(
-                f"an address needs ids (N, T) with T <= {len(self.place)}, got {tuple(ids.shape)}"
+                f"an address needs ids (N, T) with 1 <= T <= {len(self.place)}, got {tuple(ids.shape)}"
             )
         known = ids >= 0
+        if not known.any(dim=1).all():
+            raise ShapeError("an address needs at least one token in every row, got a row of padding only")
         x = self.token(ids.clamp_min(0)) + self.place[: ids.shape[1]] + self.kind[kind]
         mask = known[:, None, None, :]
         for layer in self.layers:

@@ -56,9 +56,15 @@ class GPTConfig:
             raise ConfigError(
                 f"model.n_head must be a multiple of n_kv_head, got {self.n_head} and {self.n_kv_head}; change one"
             )
+        if DIALECTS.get(self.dialect).smear and self.n_embd < _SMEAR_CHANNELS:
+            raise ConfigError(
+                f"model.n_embd must be at least {_SMEAR_CHANNELS} in dialect {self.dialect!r}, whose smear gate reads "
+                f"so many channels, got {self.n_embd}; raise it or choose another dialect"
+            )
         if not self.window_pattern or set(self.window_pattern) - set("LS"):
             raise ConfigError(
-                f"model.window_pattern must be letters L (long) and S (short), got {self.window_pattern!r}"
+                f"model.window_pattern must be letters L (long) and S (short), got {self.window_pattern!r}; "
+                "use L for windows that see everything"
             )
 
     @property
@@ -91,6 +97,11 @@ class KVCache:
             values=[like.new_empty(shape) for _ in range(config.n_layer)],
             allowed=torch.zeros(batch, room, dtype=torch.bool, device=like.device),
         )
+
+    def has_room(self, batch: int, entries: int) -> bool:
+        """Whether `entries` more fit, in a batch of that size."""
+        rows, room = self.allowed.shape
+        return batch == rows and self.length + entries <= room
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -229,11 +240,22 @@ class GPT(nn.Module):
         `padding` bool (B, W): True where an entry is only filling and must not be seen. With a `cache`, the entries
         follow those that it holds. Raises ShapeError when the arguments do not belong together.
         """
-        batch, entries, width = embeddings.shape
-        if width != self.config.n_embd or positions.shape != (batch, entries):
+        given = {"positions": positions, "ids": ids, "padding": padding}
+        shapes = {name: tuple(row.shape) for name, row in given.items() if row is not None}
+        if embeddings.ndim != 3 or any(
+            (*shape, self.config.n_embd) != tuple(embeddings.shape) for shape in shapes.values()
+        ):
             raise ShapeError(
-                f"a context needs embeddings (B, W, {self.config.n_embd}) and positions (B, W), "
-                f"got {tuple(embeddings.shape)} and {tuple(positions.shape)}"
+                f"a context needs embeddings (B, W, {self.config.n_embd}) and positions, ids and padding (B, W), "
+                f"got embeddings {tuple(embeddings.shape)}, "
+                + ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            )
+        batch, entries, _ = embeddings.shape
+        if cache is not None and not cache.has_room(batch, entries):
+            rows, room = cache.allowed.shape
+            raise ShapeError(
+                f"a cache holds what it was reserved for, {room} entries in {rows} rows, got {batch} rows of {entries} "
+                f"entries on top of {cache.length}; reserve a larger one"
             )
         if ids is None:
             ids = torch.full((batch, entries), NO_TOKEN, device=embeddings.device)

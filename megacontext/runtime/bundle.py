@@ -50,6 +50,11 @@ class BundleConfig:
     def __post_init__(self) -> None:
         if self.block_size < 2:
             raise ConfigError(f"block_size must be at least 2, got {self.block_size}; the usual one is 32")
+        if self.model.n_embd % self.gistnet.heads:
+            raise ConfigError(
+                f"model.n_embd must be a multiple of gistnet.heads, got {self.model.n_embd} and {self.gistnet.heads}; "
+                "change one"
+            )
 
 
 class Bundle:
@@ -114,6 +119,7 @@ class Bundle:
             "config": to_mapping(self.config),
             "weights_blake2b": _checksum(folder / _WEIGHTS),
             "fingerprint": self.fingerprint(),
+            "vocabulary": self.tokenizer.fingerprint,
         }
         aside = folder / (_DESCRIPTION + ".tmp")
         aside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -126,9 +132,10 @@ class Bundle:
             description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
             version, config_mapping = description["format"], description["config"]
             wanted = description["weights_blake2b"]
-        except FileNotFoundError:
+        except OSError as problem:
             raise CheckpointError(
-                f"a model folder must hold {_DESCRIPTION}, {folder} does not; make one with `megacontext train tiny`"
+                f"a model folder must hold {_DESCRIPTION}, {folder} does not ({problem.strerror}); "
+                "make one with `megacontext train tiny`"
             ) from None
         except (ValueError, KeyError, TypeError) as problem:
             raise CheckpointError(
@@ -143,17 +150,25 @@ class Bundle:
             found = _checksum(folder / _WEIGHTS)
         except OSError as problem:
             raise CheckpointError(
-                f"the weights in {folder} cannot be read ({problem}); restore {_WEIGHTS}"
+                f"a model folder must hold {_WEIGHTS}, {folder} does not ({problem.strerror}); restore it"
             ) from None
         if found != wanted:
             raise CheckpointError(
                 f"the weights in {folder / _WEIGHTS} must have the checksum {wanted}, got {found}; they are damaged or "
                 "of another model: restore the file or train again with `megacontext train tiny`"
             )
-        bundle = cls(
-            from_mapping(BundleConfig, config_mapping, where="model.json"),
-            Tokenizer.load(folder / _VOCABULARY),
-        )
+        try:
+            config = from_mapping(BundleConfig, config_mapping, where=_DESCRIPTION)
+            tokenizer = Tokenizer.load(folder / _VOCABULARY)
+        except ConfigError as problem:
+            raise CheckpointError(f"the model in {folder} must be whole, but {problem}") from None
+        # Models saved before the vocabulary was named lack the key.
+        if description.get("vocabulary", tokenizer.fingerprint) != tokenizer.fingerprint:
+            raise CheckpointError(
+                f"{folder / _VOCABULARY} must be the vocabulary {description['vocabulary']} that the model was trained "
+                f"with, got {tokenizer.fingerprint}; restore it"
+            )
+        bundle = cls(config, tokenizer)
         try:
             weights = load_file(folder / _WEIGHTS)
         except SafetensorError as problem:
@@ -169,8 +184,10 @@ class Bundle:
             try:
                 part.load_state_dict(own)
             except RuntimeError as problem:
+                first = next(line.strip() for line in str(problem).splitlines()[1:])[:160]
                 raise CheckpointError(
-                    f"the weights of {prefix} in {folder} do not fit model.json: {problem}"
+                    f"the weights of {prefix} must fit {_DESCRIPTION}, those in {folder} do not ({first}); "
+                    "restore the file that was changed"
                 ) from None
             part.eval()
         return bundle

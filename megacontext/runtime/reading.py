@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from megacontext.errors import ShapeError
 from megacontext.focus.context import WorkingContext
 from megacontext.models.gpt import GPT, NO_TOKEN
 from megacontext.models.positions import PositionPolicy, entry_positions
@@ -92,7 +93,9 @@ class ReadingBatch:
 
 
 def stack(readings: list[Reading], base: GPT) -> ReadingBatch:
-    """Tensors for `base` from readings of any lengths."""
+    """Tensors for `base` from readings of any lengths from 1 on. Raises ShapeError for an empty one."""
+    if not all(reading.cost for reading in readings):
+        raise ShapeError("a reading needs at least one position, got none; ask something or read a context")
     width = max(reading.cost for reading in readings)
     ids = np.full((len(readings), width), NO_TOKEN, dtype=np.int64)
     positions = np.zeros((len(readings), width))

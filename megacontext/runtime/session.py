@@ -13,7 +13,7 @@ import numpy as np
 
 from megacontext.errors import BudgetError, ConfigError
 from megacontext.focus.allocator import AllocatorConfig, AllocatorState, FocusStep, refocus
-from megacontext.focus.context import WorkingContext
+from megacontext.focus.context import WorkingContext, check_budget
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.decoding import decode_greedily
 from megacontext.runtime.encoding import BundleEncoder
@@ -48,17 +48,31 @@ class Focus:
     """Scoring, planning and editing, the scorer's look at the question included."""
 
 
+def starting_context(num_tokens: int, block_size: int, budget: int, prompt_tokens: int) -> WorkingContext:
+    """What a refocus starts from: all tokens where they fit beside the prompt, else the coarsest cover.
+
+    Raises BudgetError when the budget does not even hold the prompt with that cover, or with one block.
+    """
+    room = budget - prompt_tokens
+    if num_tokens <= room:
+        return WorkingContext.raw(num_tokens, block_size)
+    cover = WorkingContext.cover(num_tokens, block_size)
+    if max(cover.cost, block_size) > room:
+        raise BudgetError(
+            f"the budget must hold the prompt of {prompt_tokens} tokens with one block of {block_size} and with the "
+            f"coarsest cover of {num_tokens:,} tokens, which takes {cover.cost} positions, got {budget}; "
+            f"raise focus.budget to {prompt_tokens + max(cover.cost, block_size)} at least"
+        )
+    return cover
+
+
 class Session:
     """A memory being read by a model within a budget."""
 
     def __init__(
         self, bundle: Bundle, memory: Memory, config: FocusConfig, *, scorer: str = "lensnet", seed: int = 0
     ):
-        block = memory.block_size
-        if config.budget < block:
-            raise BudgetError(
-                f"budget must hold one block of {block} tokens, got {config.budget}; raise focus.budget"
-            )
+        check_budget(config.budget, memory.block_size)
         self.bundle, self.memory, self.config = bundle, memory, config
         self.encoder = BundleEncoder(bundle)
         self._scorer_name, self._seed = scorer, seed
@@ -83,16 +97,9 @@ class Session:
         """
         began = time.perf_counter()
         memory, room = self.memory, self.config.budget - len(prompt)
-        if memory.num_tokens <= room:
-            raw = WorkingContext.raw(memory.num_tokens, memory.block_size)
-            return Focus([], raw, (time.perf_counter() - began) * 1000)
-        start = WorkingContext.cover(memory.num_tokens, memory.block_size)
-        if start.cost > room or room < memory.block_size:
-            raise BudgetError(
-                f"the budget must hold the prompt, one block and the coarsest cover of the history, which take "
-                f"{len(prompt)}, {memory.block_size} and {start.cost} positions, got {self.config.budget}; "
-                "raise focus.budget"
-            )
+        start = starting_context(memory.num_tokens, memory.block_size, self.config.budget, len(prompt))
+        if not start.lod.any():
+            return Focus([], start, (time.perf_counter() - began) * 1000)
         score = self._scorer(scorer or self._scorer_name).ask(
             Question(number=number, ids=prompt, needed_blocks=needed_blocks)
         )

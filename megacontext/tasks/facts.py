@@ -220,7 +220,12 @@ def invent_keys(rng: np.random.Generator, config: FactsConfig, *, held_out: bool
 
 
 def random_values(rng: np.random.Generator, count: int) -> list[str]:
-    """`count` two-word values, all different."""
+    """`count` two-word values, all different. Raises ConfigError when there are not so many."""
+    if count > len(_ADJECTIVES) * len(_NOUNS):
+        raise ConfigError(
+            f"a history holds at most {len(_ADJECTIVES) * len(_NOUNS):,} statements, because all values differ, "
+            f"got {count:,}; lower facts.keys or facts.max_versions"
+        )
     pairs = rng.choice(len(_ADJECTIVES) * len(_NOUNS), size=count, replace=False)
     return [f"{_ADJECTIVES[pair // len(_NOUNS)]} {_NOUNS[pair % len(_NOUNS)]}" for pair in pairs.tolist()]
 
@@ -233,6 +238,11 @@ def state(rng: np.random.Generator, person: str, attribute: str, value: str) -> 
 def ask(rng: np.random.Generator, person: str, attribute: str) -> str:
     """A question about the key, in one of several wordings; the answer follows it directly."""
     return _QUESTIONS[rng.integers(len(_QUESTIONS))].format(person=person, attribute=attribute)
+
+
+def has_sentence_end(text: str) -> bool:
+    """Whether there is a place in `text` where a fact can be put."""
+    return _SENTENCE_END.search(text.encode()) is not None
 
 
 def sentence_gaps(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
@@ -257,7 +267,7 @@ def plant(
     """Put facts into a text at depths drawn uniformly from its sentence ends.
 
     `ids` int32 (T,) is the text. The same generator state gives the same history. Raises ConfigError when the text
-    has no sentence end.
+    has no sentence end, or there are more statements than values.
     """
     keys = invent_keys(rng, config, held_out=held_out)
     superseded = rng.permutation(config.keys) < round(config.superseded_share * config.keys)

@@ -33,7 +33,7 @@ class Telemetry(Protocol):
 
     enabled: bool
 
-    def emit(self, kind: str, **columns: object) -> None: ...
+    def emit(self, kind: str, /, **columns: object) -> None: ...
 
     def emit_frame(self, kind: str, frame: pl.DataFrame) -> None: ...
 
@@ -47,7 +47,7 @@ class NullTelemetry:
 
     enabled = False
 
-    def emit(self, kind: str, **columns: object) -> None:
+    def emit(self, kind: str, /, **columns: object) -> None:
         """Nothing happens."""
 
     def emit_frame(self, kind: str, frame: pl.DataFrame) -> None:
@@ -110,7 +110,7 @@ class TelemetryWriter:
                 "give the run another name or place"
             ) from None
 
-    def emit(self, kind: str, **columns: object) -> None:
+    def emit(self, kind: str, /, **columns: object) -> None:
         """Record one event. Columns left out are null. ConfigError for a wrong kind, column or type."""
         row = checked_row(kind, columns)
         pending = self._open(kind)

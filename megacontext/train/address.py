@@ -81,6 +81,12 @@ class AddressSampler:
     def __init__(self, contexts: ContextSampler, config: AddressTrainConfig, left_tokens: int, longest: int):
         self.contexts, self.config = contexts, config
         self.left_tokens, self.longest = left_tokens, longest
+        shortest, wanted = min(map(len, contexts.books)), config.blocks * contexts.block_size
+        if shortest < wanted:
+            raise ConfigError(
+                f"address training cuts stretches of {wanted:,} tokens, a book has only {shortest:,}; "
+                "give longer books or lower address_training.blocks"
+            )
         counts = np.bincount(np.concatenate(contexts.books), minlength=contexts.tokenizer.vocab_size)
         self._rarity = -np.log((counts + 1.0) / counts.sum())
 
@@ -101,12 +107,13 @@ class AddressSampler:
                 if share.any():
                     row = np.zeros((config.histories, config.blocks), dtype=np.float32)
                     row[number] = share
-                    questions.append(self.contexts.tokenizer.encode(question.prompt))
+                    # The last tokens, as the encoder keeps them.
+                    questions.append(self.contexts.tokenizer.encode(question.prompt)[-self.longest :])
                     shares.append(row.reshape(-1))
         planted_count = len(questions)
         flat = np.concatenate(tokens)
         for block in rng.choice(len(flat), size=config.spans, replace=config.spans > len(flat)):
-            questions.append(self._span(rng, flat[block]))
+            questions.append(self._span(rng, flat[block])[-self.longest :])
             shares.append(np.eye(1, len(flat), block, dtype=np.float32)[0])
         padded = np.full((len(questions), max(map(len, questions))), -1, dtype=np.int64)
         for row, question in zip(padded, questions, strict=True):
@@ -114,12 +121,12 @@ class AddressSampler:
         weights = np.full(len(questions), config.span_weight / config.spans, dtype=np.float32)
         weights[:planted_count] = 1.0 / max(1, planted_count)
         return AddressBatch(
-            np.concatenate(windows).astype(np.int64), padded[:, : self.longest], np.stack(shares), weights
+            np.concatenate(windows).astype(np.int64), padded, np.stack(shares), weights
         )
 
     def _span(self, rng: np.random.Generator, block: np.ndarray) -> np.ndarray:
         """One to eight consecutive tokens of `block`, likelier where they are rare."""
-        length = int(rng.integers(1, 9))
+        length = min(int(rng.integers(1, 9)), len(block))
         rarity = np.convolve(self._rarity[block], np.ones(length), mode="valid") / length
         chances = np.exp(rarity - rarity.max())
         start = int(rng.choice(len(chances), p=chances / chances.sum()))

@@ -37,6 +37,12 @@ class Stage:
     batch: int
     contexts: ContextSpec
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch) < 1:
+            raise ConfigError(
+                f"stage {self.name!r} needs steps and batch of at least 1, got {self.steps} and {self.batch}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StartConfig:

@@ -1,7 +1,7 @@
 """Training examples for base and GistNet: working contexts over short histories with planted facts.
 
 Each example is a stretch of a training book with facts in it, cut into blocks of K tokens; some blocks stay raw,
-the others are shown as LOD1 gists; what the book said before may stand in front as LOD2 gists; questions and their
+the others are shown as LOD1 gists; what was said before may stand in front as LOD2 gists; questions and their
 answers follow as the prompt. The blocks that hold a needed
 statement are raw, as after a successful refocus; the rest of the raw ones are drawn at random.
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from megacontext.errors import ConfigError
 from megacontext.models.positions import PositionPolicy, entry_positions
 from megacontext.tasks.facts import (
     FactsConfig,
@@ -32,6 +33,8 @@ from megacontext.tokenizer import Tokenizer
 
 IGNORED = -1
 """Target of a position that has none."""
+_TRIES = 100
+"""Stretches looked at for one with a sentence end: in prose the first one has dozens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,22 @@ class ContextSpec:
     questions: int
     """Questions asked at most, one after another."""
     coarse: int = 0
-    """LOD2 gists at most in front, each of the K * K tokens of the book before."""
+    """LOD2 gists at most in front, each of the K * K tokens before."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_blocks <= self.max_blocks:
+            raise ConfigError(
+                f"contexts need 1 <= min_blocks <= max_blocks, got {self.min_blocks} and {self.max_blocks}"
+            )
+        if min(self.keys, self.questions) < 1 or min(self.max_raw, self.coarse) < 0:
+            raise ConfigError(
+                "contexts need keys and questions of at least 1, max_raw and coarse of at least 0, got "
+                f"{self.keys}, {self.questions}, {self.max_raw} and {self.coarse}"
+            )
+
+    def stretch_tokens(self, block_size: int) -> int:
+        """Tokens of a book that an example may need."""
+        return (self.max_blocks + self.coarse * block_size) * block_size
 
 
 @dataclass(frozen=True)
@@ -119,15 +137,19 @@ class ContextSampler:
     ) -> tuple[PlantedHistory, np.ndarray]:
         """A stretch of `num_tokens` of a random book with facts planted, and the `before` tokens in front of it.
 
-        Only names that evaluation never uses.
+        Only names that evaluation never uses. Raises ConfigError when the books have no sentences, or are too short.
         """
-        while True:
+        for _ in range(_TRIES):
             book = self.books[self._draw_book(rng)]
             start = before + int(rng.integers(max(1, len(book) - num_tokens - before)))
             stretch = book[start : start + num_tokens]
             if len(sentence_gaps(stretch, self.tokenizer)):
                 planted = plant(stretch, self.tokenizer, facts, rng, held_out=False)
                 return planted, book[start - before : start]
+        raise ConfigError(
+            f"training books must have sentences to put facts between, {_TRIES} stretches of {num_tokens:,} tokens "
+            f"with {before:,} before them had none; give longer books, in prose"
+        )
 
     def _draw_book(self, rng: np.random.Generator) -> int:
         """Index of a book, drawn by length."""
@@ -172,7 +194,9 @@ class ContextSampler:
         size, num_tokens, coarse = self.block_size, shape.num_tokens, shape.coarse
         facts = FactsConfig(keys=keys, max_versions=3, attributes_per_person=int(rng.integers(1, 4)))
         planted, before = self.history(rng, num_tokens, facts, before=coarse * size * size)
-        timeline = planted.ids[-num_tokens:]
+        # The facts made the stretch longer: what is in front of its last `num_tokens` moves into the LOD2 gists.
+        known_past = np.concatenate((before, planted.ids))[-(len(before) + num_tokens) :]
+        before, timeline = known_past[: len(before)], known_past[len(before) :]
         dropped = len(planted.ids) - len(timeline)
         known = [question for question in planted.questions if question.needed.start >= dropped]
         asked = [known[which] for which in rng.permutation(len(known))[: shape.questions]]

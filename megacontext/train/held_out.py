@@ -16,7 +16,7 @@ from megacontext.tasks.facts import FactsConfig, plant
 from megacontext.train.address import statement_shares
 from megacontext.tree.encoder import left_windows
 
-_WINDOW_TOKENS = 256
+WINDOW_TOKENS = 256
 _WINDOWS = 64
 _ADDRESS_HISTORIES = 8
 _ADDRESS_BLOCKS = 512
@@ -29,13 +29,13 @@ def held_out_metrics(bundle: Bundle, text: str, *, seed: int) -> dict[str, Any]:
     Bits per byte over 64 windows of 256 tokens, all but the first token of each; addresses among 512 blocks.
     """
     ids = bundle.tokenizer.encode(text)
-    windows = min(_WINDOWS, len(ids) // _WINDOW_TOKENS)
-    starts = np.linspace(0, len(ids) - _WINDOW_TOKENS, windows).astype(int)
+    windows = min(_WINDOWS, len(ids) // WINDOW_TOKENS)
+    starts = np.linspace(0, len(ids) - WINDOW_TOKENS, windows).astype(int)
     rows = torch.from_numpy(
-        np.stack([ids[start : start + _WINDOW_TOKENS] for start in starts]).astype(np.int64)
+        np.stack([ids[start : start + WINDOW_TOKENS] for start in starts]).astype(np.int64)
     )
     base = bundle.base
-    hidden = base(base.embed(rows), torch.arange(_WINDOW_TOKENS).expand_as(rows), ids=rows)
+    hidden = base(base.embed(rows), torch.arange(WINDOW_TOKENS).expand_as(rows), ids=rows)
     nats = F.cross_entropy(
         base.unembed(hidden[:, :-1]).flatten(0, 1), rows[:, 1:].flatten(), reduction="sum"
     ).item()

@@ -19,6 +19,7 @@ import torch
 from megacontext.config import dump_recipe
 from megacontext.errors import ConfigError
 from megacontext.evals.book import load_book
+from megacontext.focus.context import check_budget
 from megacontext.gistnet.address import AddressNetConfig
 from megacontext.gistnet.gist import GistNetConfig
 from megacontext.lensnet.lens import LensNetConfig
@@ -26,11 +27,12 @@ from megacontext.models.gpt import GPTConfig
 from megacontext.models.positions import PositionPolicy
 from megacontext.runtime.bundle import Bundle, BundleConfig
 from megacontext.runtime.run import RunFolder, write_json
-from megacontext.tokenizer import Tokenizer
+from megacontext.tasks.facts import has_sentence_end
+from megacontext.tokenizer import Tokenizer, check_vocab_size
 from megacontext.train.address import AddressTrainConfig, train_address
 from megacontext.train.base import BaseTrainConfig, train_base
 from megacontext.train.contexts import ContextSampler, vocabulary_texts
-from megacontext.train.held_out import held_out_metrics
+from megacontext.train.held_out import WINDOW_TOKENS, held_out_metrics
 from megacontext.train.lens import LensTrainConfig, train_lens
 
 
@@ -62,36 +64,77 @@ class TinyTrainConfig:
     lens_training: LensTrainConfig = field(default_factory=LensTrainConfig)
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, got {self.seed}; 0 is the usual one")
         if self.held_out in self.books:
             raise ConfigError(
                 f"the held-out book must not be trained on, {self.held_out!r} is in books; remove it there"
             )
         if not self.books:
             raise ConfigError("training needs at least one book; name it in books")
+        check_vocab_size(self.model.vocab_size)
+        check_budget(self.lens_training.budget, self.block_size)
+        self.parts()
+
+    def parts(self) -> BundleConfig:
+        """Shapes of the parts that are trained. Raises ConfigError where they do not fit together."""
+        return BundleConfig(
+            block_size=self.block_size,
+            positions=self.positions,
+            model=self.model,
+            gistnet=self.gistnet,
+            address=self.address,
+            lens=self.lens,
+        )
+
+    def stretch_tokens(self) -> int:
+        """Tokens of the longest stretch that training cuts out of a book."""
+        contexts = [stage.contexts.stretch_tokens(self.block_size) for stage in self.base.stages]
+        return max([*contexts, self.address_training.blocks * self.block_size])
 
 
-def train_tiny(config: TinyTrainConfig, out: Path, run: RunFolder) -> dict[str, Any]:
-    """Train into the folder `out` and return the metrics, which also go into its metrics.json."""
+@dataclass(frozen=True)
+class TrainingTexts:
+    """What is trained on, and what is measured on."""
+
+    books: list[str]
+    held_out: str
+
+
+def load_texts(config: TinyTrainConfig) -> TrainingTexts:
+    """Read all books, so that none is found wanting when training has already begun.
+
+    Raises ConfigError for a book that is missing, no text, too short, or without sentences. Lengths are counted in
+    words, because there is no vocabulary yet: a text has at least as many tokens.
+    """
+    wanted = dict.fromkeys(config.books, config.stretch_tokens()) | {config.held_out: WINDOW_TOKENS}
+    texts = {}
+    for name, words in wanted.items():
+        texts[name] = load_book(name).text
+        found = len(texts[name].split())
+        if found < words:
+            raise ConfigError(
+                f"a book for this recipe must have at least {words:,} words, {name} has {found:,}; give a longer one "
+                "or ask for fewer blocks"
+            )
+        if not has_sentence_end(texts[name]):
+            raise ConfigError(
+                f"a book must have sentences to put facts between, {name} has none; give one in prose"
+            )
+    return TrainingTexts([texts[name] for name in config.books], texts[config.held_out])
+
+
+def train_tiny(config: TinyTrainConfig, texts: TrainingTexts, out: Path, run: RunFolder) -> dict[str, Any]:
+    """Train on `texts` (of `load_texts`) into the folder `out`; return the metrics that its metrics.json holds."""
     torch.manual_seed(config.seed)
     began = time.monotonic()
-    texts = [load_book(name).text for name in config.books]
     rng = np.random.default_rng(config.seed)
     tokenizer = Tokenizer.train(
-        vocabulary_texts(texts, rng, config.vocabulary_sentences), config.model.vocab_size
+        vocabulary_texts(texts.books, rng, config.vocabulary_sentences), config.model.vocab_size
     )
-    bundle = Bundle(
-        BundleConfig(
-            block_size=config.block_size,
-            positions=config.positions,
-            model=config.model,
-            gistnet=config.gistnet,
-            address=config.address,
-            lens=config.lens,
-        ),
-        tokenizer,
-    )
+    bundle = Bundle(config.parts(), tokenizer)
     contexts = ContextSampler(
-        [tokenizer.encode(text) for text in texts], tokenizer, config.block_size, config.positions
+        [tokenizer.encode(text) for text in texts.books], tokenizer, config.block_size, config.positions
     )
     train_base(bundle, contexts, config.base, seed=config.seed, telemetry=run.telemetry)
     train_address(bundle, contexts, config.address_training, seed=config.seed + 1, telemetry=run.telemetry)
@@ -101,7 +144,7 @@ def train_tiny(config: TinyTrainConfig, out: Path, run: RunFolder) -> dict[str, 
     bundle.save(out)
     seconds = time.monotonic() - began
     trained = Bundle.load(out)
-    metrics = held_out_metrics(trained, load_book(config.held_out).text, seed=config.seed)
+    metrics = held_out_metrics(trained, texts.held_out, seed=config.seed)
     metrics |= {
         "parameters": sum(weight.numel() for _, part in trained.parts() for weight in part.parameters()),
         "training_s": seconds,
