@@ -11,7 +11,7 @@ with app.setup:
     import polars as pl
 
     from megacontext.config import load_recipe
-    from megacontext.evals.first_light import ARMS, FirstLightConfig, run_first_light
+    from megacontext.evals.first_light import ARMS, FirstLightConfig, prepare, run_first_light
     from megacontext.runtime.run import RunFolder
     from workbench.notebook import offline
     from workbench.plots import accuracy_bars, accuracy_by_depth, context_lens, lens_scores
@@ -20,22 +20,20 @@ with app.setup:
 
 @app.cell(hide_code=True)
 def opening():
-    mo.md(
-        """
-        # 01 · First light
+    mo.md("""
+    # 01 · First light
 
-        **Question.** Can a model answer from text that left its window long ago, when all it may attend to is a
-        fixed, small number of positions?
+    **Question.** Can a model answer from text that left its window long ago, when all it may attend to is a
+    fixed, small number of positions?
 
-        **Claim.** Yes: at the same budget, a context refocused by LensNet finds the fact that is asked for nearly
-        as often as an oracle that is told where it stands, and far more often than the newest or random blocks.
+    **Claim.** Yes: at the same budget, a context refocused by LensNet finds the fact that is asked for nearly
+    as often as an oracle that is told where it stands, and far more often than the newest or random blocks.
 
-        **Cost.** CPU, about 15 s at the size below. The trained tiny model ships with the project.
+    **Cost.** CPU, about 15 s at the size below. The trained tiny model ships with the project.
 
-        **What would prove us wrong.** Recency or random blocks come near the chosen scorer; or the chosen scorer
-        stays far below the oracle; or a reading costs more positions than the budget.
-        """
-    )
+    **What would prove us wrong.** Recency or random blocks come near the chosen scorer; or the chosen scorer
+    stays far below the oracle; or a reading costs more positions than the budget.
+    """)
     return
 
 
@@ -85,8 +83,9 @@ def evaluation(default, form):
     )
     runs = Path(str(mo.cli_args().get("runs") or tempfile.mkdtemp(prefix="first-light-")))
     with mo.status.spinner("planting, reading, focusing, answering"):
+        prepared = prepare(config)
         with RunFolder.create(runs, None, config, kind="first-light", seed=config.seed) as folder:
-            results = run_first_light(config, folder)
+            results = run_first_light(prepared, folder)
     store = RunStore(folder.path)
     return asked, config, results, store
 
@@ -104,7 +103,7 @@ def table(results):
 @app.cell
 def figures(store):
     group = store.groups()[0]
-    mo.vstack([offline(accuracy_bars(store.rows(group))), offline(accuracy_by_depth(store.depth(group)))])
+    offline(accuracy_bars(store.rows(group)), accuracy_by_depth(store.depth(group)))
     return
 
 
@@ -118,9 +117,7 @@ def focus_before_and_after(asked, store):
     mo.vstack(
         [
             mo.md("## One question: the working context before and after refocus"),
-            offline(context_lens(first)),
-            offline(lens_scores(first)),
-            offline(context_lens(last)),
+            offline(context_lens(first), lens_scores(first), context_lens(last)),
         ]
     )
     return

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from megacontext.cli.tables import results_tables
 from megacontext.config import load_recipe, parse_override
-from megacontext.evals.first_light import FirstLightConfig, run_first_light
+from megacontext.evals.first_light import FirstLightConfig, prepare, run_first_light
 from megacontext.runtime.run import RunFolder
 
 
@@ -52,8 +52,9 @@ class Demo:
         overrides = {key: value for key, value in given.items() if value is not None}
         overrides |= dict(parse_override(text) for text in self.set)
         config = load_recipe(FirstLightConfig, self.recipe, overrides)
+        prepared = prepare(config)
         with RunFolder.create(self.runs, self.name, config, kind="demo", seed=config.seed) as run:
-            results = run_first_light(config, run)
+            results = run_first_light(prepared, run)
         report = write_report(run.path)
         if self.json:
             print(json.dumps({"run": str(run.path), "report": str(report), "results": results}, indent=2))

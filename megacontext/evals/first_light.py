@@ -8,6 +8,7 @@ attention's input and refused above the budget.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,14 +22,16 @@ from megacontext.config import data_root
 from megacontext.errors import ConfigError
 from megacontext.evals.book import Book, load_book
 from megacontext.evals.statistics import wilson
+from megacontext.focus.context import check_budget
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.reading import Reading
 from megacontext.runtime.run import RunFolder
-from megacontext.runtime.session import Focus, FocusConfig, Session
+from megacontext.runtime.session import Focus, FocusConfig, Session, starting_context
 from megacontext.scoring import SCORERS
 from megacontext.tasks.facts import FactsConfig, PlantedHistory, Question, plant
+from megacontext.tokenizer import Tokenizer
 from megacontext.tree.memory import Memory
 
 NO_CONTEXT = "none"
@@ -81,6 +84,32 @@ class FirstLightConfig:
                 SCORERS.get(arm)
         if not self.arms or not self.histories:
             raise ConfigError("an evaluation needs at least one arm and one group of histories; give them")
+        for what, names in (("arm", self.arms), ("history group", [group.name for group in self.histories])):
+            if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                raise ConfigError(
+                    f"every {what} must be named once, {', '.join(twice)} is more often; drop one"
+                )
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, got {self.seed}; 0 is the usual one")
+
+
+@dataclass(frozen=True)
+class History:
+    """A stretch of the book with its facts, not in a tree yet."""
+
+    group: str
+    name: str
+    planted: PlantedHistory
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All that an evaluation reads, loaded, planted and checked before anything is written."""
+
+    config: FirstLightConfig
+    bundle: Bundle
+    book: Book
+    histories: tuple[History, ...]
 
 
 @dataclass(frozen=True)
@@ -110,61 +139,77 @@ def model_folder(name_or_path: str) -> Path:
     return shipped if (shipped / "model.json").is_file() else Path(name_or_path)
 
 
-def run_first_light(config: FirstLightConfig, run: RunFolder) -> dict[str, Any]:
-    """Do the whole evaluation into `run` and return what results.json says."""
+def prepare(config: FirstLightConfig) -> Preparation:
+    """Load model and book, plant the facts, and check sizes and budget: what a run could fail by, before it begins.
+
+    Raises CheckpointError for the model, ConfigError for the book, BudgetError for a budget that some question and
+    the coarsest cover of its history do not fit.
+    """
     bundle = Bundle.load(model_folder(config.model))
     book = load_book(config.book)
+    ids = bundle.tokenizer.encode(book.text)
+    size = bundle.config.block_size
+    check_budget(config.focus.budget, size)
+    histories: list[History] = []
+    for group in config.histories:
+        histories += _planted(group, config.seed, bundle.tokenizer, ids, book.title)
+    for history in histories:
+        prompts = [bundle.tokenizer.encode(question.prompt) for question in history.planted.questions]
+        starting_context(len(history.planted.ids), size, config.focus.budget, max(map(len, prompts)))
+    return Preparation(config, bundle, book, tuple(histories))
+
+
+def _planted(
+    group: HistoryConfig, seed: int, tokenizer: Tokenizer, ids: np.ndarray, title: str
+) -> Iterator[History]:
+    """The histories of a group, from stretches spread over the book."""
+    wanted = group.tokens or len(ids)
+    if len(ids) < wanted:
+        raise ConfigError(
+            f"the book must have {wanted:,} tokens for histories {group.name!r}, {title} has {len(ids):,}; "
+            "give a longer book or lower histories.tokens"
+        )
+    starts = np.linspace(0, len(ids) - wanted, group.count).astype(int)
+    for number, start in enumerate(starts.tolist()):
+        rng = np.random.default_rng((seed, len(group.name), number))
+        planted = plant(ids[start : start + wanted], tokenizer, group.facts, rng)
+        yield History(group.name, f"{group.name}-{number}", planted)
+
+
+def run_first_light(prepared: Preparation, run: RunFolder) -> dict[str, Any]:
+    """Do the whole evaluation into `run` and return what results.json says."""
+    config, bundle, book = prepared.config, prepared.bundle, prepared.book
     run.note(
         model_fingerprint=bundle.fingerprint(),
         book={"title": book.title, "licence": book.licence},
         budget_positions=config.focus.budget,
     )
+    curves = model_folder(config.model) / "telemetry" / "train"
+    if curves.is_dir():
+        # How the weights were made belongs to the report of what they can do.
+        shutil.copytree(curves, run.path / "telemetry" / "train")
     answers: list[dict[str, Any]] = []
     ingest: list[dict[str, Any]] = []
-    for group in config.histories:
-        for case in prepare(group, config, bundle, book, run, ingest):
-            with case.session.memory:
-                for arm in config.arms:
-                    answers += ask_all(case, arm, config, run)
+    for history in prepared.histories:
+        session = _ingested(history, config, bundle, run, ingest)
+        case = Case(history.group, history.name, history.planted, session)
+        with session.memory:
+            for arm in config.arms:
+                answers += ask_all(case, arm, config, run)
     results = tables(config, answers, ingest)
     run.results(results)
     return results
 
 
-def prepare(
-    group: HistoryConfig,
-    config: FirstLightConfig,
-    bundle: Bundle,
-    book: Book,
-    run: RunFolder,
-    ingest: list[dict[str, Any]],
-) -> Iterator[Case]:
-    """Build the histories of a group one after another: text, facts, tree on disk."""
-    ids = bundle.tokenizer.encode(book.text)
-    wanted = group.tokens or len(ids)
-    if len(ids) < wanted:
-        raise ConfigError(
-            f"the book must have {wanted:,} tokens for histories {group.name!r}, {book.title} has {len(ids):,}; "
-            "give a longer book or lower histories.tokens"
-        )
-    starts = np.linspace(0, len(ids) - wanted, group.count).astype(int)
-    for number, start in enumerate(starts.tolist()):
-        name = f"{group.name}-{number}"
-        rng = np.random.default_rng((config.seed, len(group.name), number))
-        planted = plant(ids[start : start + wanted], bundle.tokenizer, group.facts, rng)
-        session = _ingested(name, planted, config, bundle, run, ingest)
-        yield Case(group.name, name, planted, session)
-
-
 def _ingested(
-    name: str,
-    planted: PlantedHistory,
+    history: History,
     config: FirstLightConfig,
     bundle: Bundle,
     run: RunFolder,
     ingest: list[dict[str, Any]],
 ) -> Session:
     """A session over a new memory that holds the planted history."""
+    name, planted = history.name, history.planted
     encoder = BundleEncoder(bundle)
     memory = Memory.create(run.path / "memory" / name, encoder.identity(), encoder)
     session = Session(bundle, memory, config.focus, seed=config.seed)

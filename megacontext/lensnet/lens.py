@@ -7,7 +7,8 @@ state, plus a scalar of the entry, gives the logit.
 
 Order without positions: half of the heads look only at later entries, half only at earlier ones. That is all an
 entry needs to learn that somebody later says the same thing (the last value counts), and it holds at any length of
-history. Deliberately knows nothing of budgets or legality: the focus allocator decides.
+history. What stands directly beside an entry is mixed in by a convolution, for a sentence may run into the next
+block. Deliberately knows nothing of budgets or legality: the focus allocator decides.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class LensNet(nn.Module):
         self.from_match = nn.Linear(2, width)
         self.from_question = nn.Linear(address_width, width)
         self.kind = nn.Embedding(KINDS, width)
+        self.neighbours = nn.Conv1d(width, width, 3, padding=1)
         self.layers = nn.ModuleList(EncoderLayer(width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.pointer_question = nn.Linear(width, width)
@@ -89,6 +91,8 @@ class LensNet(nn.Module):
             + self.from_match(torch.cat((match, match**3), dim=-1) * 4.0)
             + self.kind(given.kind)
         )
+        x = x * given.present[..., None]
+        x = x + self.neighbours(x.transpose(1, 2)).transpose(1, 2)
         x = torch.cat((x, self.from_question(question)), dim=1)
         mask = self._mask(given.present)
         for layer in self.layers:

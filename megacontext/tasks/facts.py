@@ -116,9 +116,9 @@ _STATEMENTS = (
     " Let it be known that the {attribute} of {person} is {value}.",
 )
 _QUESTIONS = (
-    "\nQuestion: What is {person}'s {attribute}?\nAnswer:",
-    "\nQuestion: What is the {attribute} of {person}?\nAnswer:",
-    "\nQuestion: Do you remember {person}'s {attribute}?\nAnswer:",
+    "What is {person}'s {attribute}?",
+    "What is the {attribute} of {person}?",
+    "Do you remember {person}'s {attribute}?",
 )
 _SENTENCE_END = re.compile(rb"[.!?][\"'_)]*\s")
 
@@ -236,8 +236,13 @@ def state(rng: np.random.Generator, person: str, attribute: str, value: str) -> 
 
 
 def ask(rng: np.random.Generator, person: str, attribute: str) -> str:
-    """A question about the key, in one of several wordings; the answer follows it directly."""
-    return _QUESTIONS[rng.integers(len(_QUESTIONS))].format(person=person, attribute=attribute)
+    """A prompt that asks for the key, in one of several wordings."""
+    return as_prompt(_QUESTIONS[rng.integers(len(_QUESTIONS))].format(person=person, attribute=attribute))
+
+
+def as_prompt(question: str) -> str:
+    """A question as the models trained on this task read it; the answer follows directly, up to the end of the line."""
+    return f"\nQuestion: {question}\nAnswer:"
 
 
 def has_sentence_end(text: str) -> bool:

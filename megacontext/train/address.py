@@ -2,7 +2,7 @@
 
 Questions come from planted facts, and from the text itself: a span of one to eight tokens of a block, rare ones
 preferred, is a question about that block (inverse cloze). Every statement of a superseded fact is a right answer
-here, weighted by how much of the sentence stands in the block; which of them counts is LensNet's to learn. The other
+here, and every block that such a sentence runs through; which statement counts is LensNet's to learn. The other
 blocks of the batch are the wrong answers: facts about the same person and facts of the same kind among them.
 """
 
@@ -64,13 +64,13 @@ class AddressBatch:
 
 
 def statement_shares(planted: PlantedHistory, num_blocks: int, block_size: int) -> list[np.ndarray]:
-    """Per question, the share (num_blocks,) of its statements' tokens in each block; empty rows sum to 0."""
+    """Per question, equal shares (num_blocks,) for all blocks that its statements stand in; they sum to 1 or 0."""
     shares = []
     for question in planted.questions:
         row = np.zeros(num_blocks, dtype=np.float32)
         for statement in question.statements:
-            places = np.arange(statement.start, min(statement.stop, num_blocks * block_size)) // block_size
-            np.add.at(row, places, 1.0)
+            # A block that holds only the last word counts like one that holds the rest: that word is the answer.
+            row[statement.start // block_size : (statement.stop - 1) // block_size + 1] = 1.0
         shares.append(row / max(1.0, row.sum()))
     return shares
 
@@ -120,9 +120,7 @@ class AddressSampler:
             row[: len(question)] = question
         weights = np.full(len(questions), config.span_weight / config.spans, dtype=np.float32)
         weights[:planted_count] = 1.0 / max(1, planted_count)
-        return AddressBatch(
-            np.concatenate(windows).astype(np.int64), padded, np.stack(shares), weights
-        )
+        return AddressBatch(np.concatenate(windows).astype(np.int64), padded, np.stack(shares), weights)
 
     def _span(self, rng: np.random.Generator, block: np.ndarray) -> np.ndarray:
         """One to eight consecutive tokens of `block`, likelier where they are rare."""

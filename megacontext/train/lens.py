@@ -50,10 +50,17 @@ class LensTrainConfig:
     batch: int = 32
     noise: float = 0.5
     """Standard deviation of the noise on the truth in the first round."""
+    miss_weight: float = 8.0
+    """How many needless expansions a missed one is worth. Room that nobody else wants costs nothing, so a score is
+    already positive where the odds are one to this."""
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(matrix_lr=0.01))
     allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
 
     def __post_init__(self) -> None:
+        if self.miss_weight <= 0:
+            raise ConfigError(
+                f"lens_training.miss_weight must be positive, got {self.miss_weight}; 1 is neutral"
+            )
         if min(self.histories, self.keys, self.rounds, self.steps, self.batch) < 1:
             raise ConfigError("every count of lens training must be at least 1; raise the one that is not")
         if not 0 < self.min_tokens <= self.max_tokens:
@@ -77,11 +84,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Example:
-    """One context of one case, with a label per entry."""
+    """One context of one case. Its features are read when it is used: thousands of them would fill the memory."""
 
-    features: EntryFeatures
-    labels: np.ndarray
-    """float32 (N,) in {0, 1}."""
+    case: Case
+    context: WorkingContext
+
+    def features(self) -> EntryFeatures:
+        """What LensNet sees of it."""
+        return entry_features(self.context, self.case.memory, self.case.address, self.case.matches)
+
+    def labels(self) -> Tensor:
+        """float32 (N,) in {0, 1}: whether an entry holds a block of the statement that counts."""
+        return torch.from_numpy(best_of_blocks(self.context, self.case.truth, tail=-1.0) > 0).float()
 
 
 def build_cases(
@@ -113,7 +127,7 @@ def build_cases(
 def gather(
     case: Case, bundle: Bundle, config: LensTrainConfig, rng: np.random.Generator, noise: float | None
 ) -> list[Example]:
-    """Contexts that the deployed allocator walks through for one case, labelled.
+    """Contexts that the deployed allocator walks through for one case.
 
     Driven by the truth with that much `noise`, or by LensNet where `noise` is None.
     """
@@ -126,17 +140,13 @@ def gather(
     learned = lens_scores(bundle.lens, case.memory, case.address, case.matches)
     score = learned if noise is None else blurred
     steps = refocus(cover, score, config.budget, AllocatorState(), config.allocator, max_steps=6)
-    examples = []
-    for step in steps:
-        labels = (best_of_blocks(step.context, case.truth, tail=-1.0) > 0).astype(np.float32)
-        features = entry_features(step.context, case.memory, case.address, case.matches)
-        examples.append(Example(features, labels))
-    return examples
+    return [Example(case, step.context) for step in steps]
 
 
-def lens_loss(logits: Tensor, labels: Tensor, present: Tensor) -> Tensor:
+def lens_loss(logits: Tensor, labels: Tensor, present: Tensor, miss_weight: float) -> Tensor:
     """Scalar loss in nats per context: calibration (binary, summed over entries) plus pointer (softmax)."""
-    binary = F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * present
+    weight = torch.tensor(miss_weight)
+    binary = F.binary_cross_entropy_with_logits(logits, labels, reduction="none", pos_weight=weight) * present
     target = labels / labels.sum(dim=1, keepdim=True).clamp_min(1)
     pointer = F.cross_entropy(logits.masked_fill(~present, -1e4), target, reduction="none")
     return (binary.sum(dim=1) + pointer).mean()
@@ -161,12 +171,12 @@ def train_lens(
         with Progress(f"LensNet, round {number + 1}", config.steps) as progress:
             for _ in range(config.steps):
                 chosen = [examples[which] for which in rng.integers(len(examples), size=config.batch)]
-                given = collate([example.features for example in chosen])
+                given = collate([example.features() for example in chosen])
                 labels = torch.zeros(given.present.shape)
                 for row, example in zip(labels, chosen, strict=True):
-                    row[: len(example.labels)] = torch.from_numpy(example.labels)
+                    row[: len(example.context)] = example.labels()
                 logits = bundle.lens(given)
-                loss = lens_loss(logits, labels, given.present)
+                loss = lens_loss(logits, labels, given.present, config.miss_weight)
                 loss.backward()
                 optimisers.step(done, total)
                 done += 1
