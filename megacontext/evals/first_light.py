@@ -23,6 +23,7 @@ from megacontext.errors import ConfigError
 from megacontext.evals.book import Book, load_book
 from megacontext.evals.statistics import wilson
 from megacontext.focus.context import check_budget
+from megacontext.models.gpt import KVCache
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
@@ -196,7 +197,7 @@ def run_first_light(prepared: Preparation, run: RunFolder) -> dict[str, Any]:
         with session.memory:
             for arm in config.arms:
                 answers += ask_all(case, arm, config, run)
-    results = tables(config, answers, ingest)
+    results = tables(config, answers, ingest, KVCache.bytes_per_position(bundle.config.model))
     run.results(results)
     return results
 
@@ -359,7 +360,10 @@ def _record_block_scores(case: Case, prompt: np.ndarray, number: int, run: RunFo
 
 
 def tables(
-    config: FirstLightConfig, answers: list[dict[str, Any]], ingest: list[dict[str, Any]]
+    config: FirstLightConfig,
+    answers: list[dict[str, Any]],
+    ingest: list[dict[str, Any]],
+    bytes_per_position: int,
 ) -> dict[str, Any]:
     """results.json: a row for each group and arm, accuracy by depth, ingest figures, and what they say in words."""
     frame = pl.DataFrame(answers)
@@ -382,6 +386,7 @@ def tables(
                 "high": high,
                 "hit_rate": float(mine["hit"].mean()),
                 "cost_positions_mean": float(mine["cost_positions"].mean()),
+                "bytes_per_step": float(mine["cost_positions"].mean()) * bytes_per_position,
                 "of_oracle": right / tried / ceiling if ceiling else None,
             }
             for kind in ("plain", "superseded"):

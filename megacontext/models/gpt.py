@@ -88,6 +88,11 @@ class KVCache:
     last_embedding: Tensor | None = field(default=None)
     last_is_token: Tensor | None = field(default=None)
 
+    @staticmethod
+    def bytes_per_position(config: GPTConfig) -> int:
+        """Bytes that a decode step reads for each entry that it attends to: float32 keys and values of all layers."""
+        return 2 * 4 * config.n_layer * config.n_kv_head * config.head_dim
+
     @classmethod
     def reserve(cls, config: GPTConfig, batch: int, room: int, like: Tensor) -> KVCache:
         """An empty cache with room for `room` entries, on the device and in the type of `like`."""

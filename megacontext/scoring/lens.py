@@ -89,6 +89,8 @@ def lens_scores(lens: LensNet, memory: Memory, question: np.ndarray, matches: np
 
     @torch.inference_mode()
     def scores(context: WorkingContext) -> np.ndarray:
+        if not len(context):
+            return np.zeros(0, dtype=np.float32)
         features = entry_features(context, memory, question, matches)
         return lens.scores(lens(collate([features])))[0].numpy()
 

@@ -156,5 +156,8 @@ def train_tiny(config: TinyTrainConfig, texts: TrainingTexts, out: Path, run: Ru
     run.note(model_fingerprint=metrics["fingerprint"])
     # The curve travels with the weights: reports of runs that use them show how they were made.
     run.telemetry.flush()
-    shutil.copytree(run.path / "telemetry" / "train", out / "telemetry" / "train", dirs_exist_ok=True)
+    curve = out / "telemetry" / "train"
+    if curve.exists():
+        shutil.rmtree(curve)
+    shutil.copytree(run.path / "telemetry" / "train", curve)
     return metrics

@@ -1,0 +1,81 @@
+"""Fixtures that cost something are made once. Torch is imported only by the tests that ask for it."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Before torch is imported, here and in subprocesses: toy matrices are slower on two threads than on one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The checkout as well: without it, the folder tests/workbench would pass for the package of that name.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+# A deadline per example measures the machine and its other work, not the code.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """600 ids, learnt from a stretch of a shipped book and from facts."""
+    from toys import train_tokenizer
+
+    return train_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def bundle(tokenizer):
+    """Small random networks. Shared: nobody changes them."""
+    from toys import random_bundle
+
+    return random_bundle(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def encoder(bundle):
+    from megacontext.runtime.encoding import BundleEncoder
+
+    return BundleEncoder(bundle)
+
+
+@pytest.fixture(scope="session")
+def planted(tokenizer):
+    """A stretch of a book with eight facts, half of them superseded."""
+    import numpy as np
+    from toys import prose
+
+    from megacontext.tasks.facts import FactsConfig, plant
+
+    return plant(tokenizer.encode(prose(2400)), tokenizer, FactsConfig(keys=8), np.random.default_rng(0))
+
+
+@pytest.fixture(scope="session")
+def memory(bundle, encoder, planted):
+    """The planted history in RAM. Shared: nobody appends to it."""
+    from megacontext.tree import Memory
+
+    memory = Memory.create(None, encoder.identity(), encoder)
+    memory.append(planted.ids)
+    return memory
+
+
+@pytest.fixture(scope="session")
+def disk_memory(bundle, encoder, planted, tmp_path_factory):
+    """The same on disk, opened for reading."""
+    from megacontext.tree import Memory
+
+    path = tmp_path_factory.mktemp("trees") / "planted"
+    with Memory.create(path, encoder.identity(), encoder) as memory:
+        memory.append(planted.ids)
+    with Memory.open(path, encoder.identity()) as memory:
+        yield memory
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(bundle, tokenizer, tmp_path_factory):
+    """The random networks, saved. Shared: copy before damaging."""
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    bundle.save(folder)
+    return folder

@@ -1,0 +1,27 @@
+"""Plots: plain functions from a polars frame to a HoloViews element, shared by pages, reports and notebooks.
+
+They compute places and colours, never results: what a frame says is drawn as it is. Deliberately ignorant of run
+folders, selections and pages; only `workbench.palette` is known here.
+"""
+
+from workbench.plots.context import context_lens, context_steps, context_strip, entry_boxes, lens_scores
+from workbench.plots.curves import INGEST_PANELS, TRAIN_PANELS, Panel, curves, panel_series
+from workbench.plots.results import accuracy_bars, accuracy_by_depth
+from workbench.plots.tree import pyramid_columns, tree_pyramid
+
+__all__ = [
+    "INGEST_PANELS",
+    "TRAIN_PANELS",
+    "Panel",
+    "accuracy_bars",
+    "accuracy_by_depth",
+    "context_lens",
+    "context_steps",
+    "context_strip",
+    "curves",
+    "entry_boxes",
+    "lens_scores",
+    "panel_series",
+    "pyramid_columns",
+    "tree_pyramid",
+]

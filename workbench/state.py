@@ -1,0 +1,75 @@
+"""What is selected: run, view, history, question, arm, refocus step. Views follow it, the address bar carries it.
+
+Every selection has a URL, so that a place can be kept, reloaded and shared. What a URL asks for may not exist (a run
+was deleted, a number mistyped): `settle` moves such a selection to the nearest thing that does. Deliberately ignorant
+of what the selected things look like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlencode
+
+import param
+
+from workbench.store import RunStore
+
+VIEWS = ("overview", "tree", "focus", "curves")
+PREFERRED_ARMS = ("lensnet", "lensnet+bm25", "bm25", "oracle")
+
+
+class Selection(param.Parameterized):
+    """The selection of one page. Empty texts and -1 stand for nothing selected."""
+
+    run = param.String(default="", doc="name of the run's folder")
+    view = param.Selector(default=VIEWS[0], objects=list(VIEWS))
+    history = param.String(default="")
+    arm = param.String(default="")
+    question = param.Integer(default=-1)
+    step = param.Integer(default=-1, doc="refocus step; -1 for the last")
+
+    KEYS = ("run", "view", "history", "arm", "question", "step")
+
+    def to_query(self) -> str:
+        """The selection as a URL query with its question mark; only what is selected."""
+        chosen = {key: getattr(self, key) for key in self.KEYS}
+        return "?" + urlencode({key: value for key, value in chosen.items() if value not in ("", -1)})
+
+    def take_query(self, query: str) -> None:
+        """Select what a URL query asks for; whatever it says that cannot be is left as it is."""
+        asked = dict(parse_qsl(query.lstrip("?")))
+        values: dict[str, object] = {}
+        for key in self.KEYS:
+            text = asked.get(key)
+            if text is None:
+                continue
+            if isinstance(self.param[key], param.Integer):
+                # Digits only: int() would also take underscores and blanks; nothing here needs more than nine.
+                if text.isascii() and text.isdigit() and len(text) < 10:
+                    values[key] = int(text)
+            elif key != "view" or text in VIEWS:
+                values[key] = text
+        self.param.update(**values)
+
+    def settle(self, store: RunStore) -> None:
+        """Move whatever the run does not have to something that it has; the first traced question if free."""
+        histories = store.histories()
+        history = self.history if self.history in histories else next(iter(histories), "")
+        questions = store.questions(history) if history else None
+        known = [] if questions is None else questions["question"].to_list()
+        traced = [] if questions is None else questions.filter(questions["traced"])["question"].to_list()
+        question = self.question if self.question in known else next(iter(traced or known), -1)
+        arms = store.traced_arms(history, question)
+        arm = self.arm if self.arm in arms else _preferred(arms)
+        steps = store.focus_steps(history, arm, question)["step"] if arm else []
+        step = self.step if self.step in list(steps) else -1
+        self.param.update(history=history, question=question, arm=arm, step=step)
+
+
+def _preferred(arms: list[str]) -> str:
+    return next((arm for arm in PREFERRED_ARMS if arm in arms), arms[0] if arms else "")
+
+
+def query_of(values: Mapping[str, object]) -> str:
+    """A query for a link to a selection, as `to_query` writes it."""
+    return Selection(**values).to_query()
