@@ -1,0 +1,71 @@
+"""A selection and its URL say the same, and what a URL asks for need not exist."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.state import VIEWS, Selection
+from workbench.store import RunStore
+
+
+@given(
+    run=st.text(), view=st.sampled_from(VIEWS), history=st.text(), arm=st.text(), question=st.integers(-1, 999_999),
+    step=st.integers(-1, 999_999),
+)  # fmt: skip
+def test_a_selection_survives_its_url(**chosen: object) -> None:
+    one, other = Selection(**chosen), Selection()
+    other.take_query(one.to_query())
+    assert other.param.values() | {"name": ""} == one.param.values() | {"name": ""}
+
+
+@given(st.text())
+def test_no_query_breaks_a_page(query: str) -> None:
+    Selection().take_query(query)
+
+
+@pytest.mark.parametrize(
+    "query", ["?view=nowhere", "?step=-3", "?step=1e9", "?question=٣", "?step=99999999999999"]
+)
+def test_what_cannot_be_is_left_as_it_is(query: str) -> None:
+    selection = Selection()
+    selection.take_query(query)
+    assert (selection.view, selection.question, selection.step) == ("overview", -1, -1)
+
+
+def test_a_run_named_by_digits_is_a_name() -> None:
+    selection = Selection()
+    selection.take_query("?run=20250101")
+    assert selection.run == "20250101"
+
+
+def test_settling_starts_at_the_first_traced_question_of_lensnet(finished_run: Path) -> None:
+    selection = Selection()
+    selection.settle(RunStore(finished_run))
+    assert (selection.history, selection.question, selection.arm, selection.step) == (
+        "16k-0",
+        0,
+        "lensnet",
+        -1,
+    )
+
+
+def test_settling_keeps_what_exists_and_moves_what_does_not(finished_run: Path) -> None:
+    selection = Selection(history="book-0", question=2, arm="oracle", step=99)
+    selection.settle(RunStore(finished_run))
+    assert (selection.history, selection.question, selection.arm, selection.step) == (
+        "book-0",
+        2,
+        "oracle",
+        -1,
+    )
+    selection.history = "gone-0"
+    selection.settle(RunStore(finished_run))
+    assert selection.history == "16k-0"
+
+
+def test_an_untraced_question_has_no_arm_to_follow(finished_run: Path) -> None:
+    selection = Selection(history="16k-0", question=20)
+    selection.settle(RunStore(finished_run))
+    assert (selection.question, selection.arm) == (20, "")
