@@ -29,7 +29,7 @@ def test_the_bytes_of_the_ids_are_the_bytes_of_the_text(tokenizer, text):
 
 def test_the_nine_specials_are_the_last_ids_in_nanochats_order(tokenizer):
     names = "bos user_start user_end assistant_start assistant_end python_start python_end output_start output_end"
-    assert SPECIAL_TOKENS == tuple(f"<|{name}|>" for name in names.split())
+    assert tuple(f"<|{name}|>" for name in names.split()) == SPECIAL_TOKENS
     assert tokenizer.vocab_size == VOCABULARY
     assert [tokenizer.decode([VOCABULARY - 9 + offset]) for offset in range(9)] == list(SPECIAL_TOKENS)
     assert tokenizer.bos_id == VOCABULARY - 9
@@ -76,7 +76,9 @@ def test_a_vocabulary_needs_room_for_bytes_and_specials_and_texts_to_fill_it():
     assert Tokenizer.train([""], 265).vocab_size == 265
     with pytest.raises(ConfigError, match=r"vocab_size must be at least 265 .*, got 264; raise it"):
         Tokenizer.train(["text"], 264)
-    with pytest.raises(ConfigError, match=r"different pairs for vocab_size 600, they give 267; give longer texts"):
+    with pytest.raises(
+        ConfigError, match=r"different pairs for vocab_size 600, they give 267; give longer texts"
+    ):
         Tokenizer.train(["abc"], 600)
 
 
@@ -116,11 +118,15 @@ def test_a_damaged_vocabulary_is_refused_in_a_sentence(tokenizer, tmp_path, name
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
     path.write_text(json.dumps(damaged(json.loads(path.read_text()), name)))
-    with pytest.raises(ConfigError, match=r"must be JSON of format megacontext-bpe-1, but .* is not .*; restore it"):
+    with pytest.raises(
+        ConfigError, match=r"must be JSON of format megacontext-bpe-1, but .* is not .*; restore it"
+    ):
         Tokenizer.load(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"text"', b"{}", b"\xff\xfe\x00", b"PK\x03\x04"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'"text"', b"{}", b"\xff\xfe\x00", b"PK\x03\x04"]
+)
 def test_a_foreign_file_is_no_vocabulary(tmp_path, content):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
@@ -129,7 +135,9 @@ def test_a_foreign_file_is_no_vocabulary(tmp_path, content):
 
 
 def test_a_vocabulary_that_is_not_there_says_how_to_make_one(tmp_path):
-    with pytest.raises(ConfigError, match=r"must be readable, .*none.json is not .*; make one with `megacontext train"):
+    with pytest.raises(
+        ConfigError, match=r"must be readable, .*none.json is not .*; make one with `megacontext train"
+    ):
         Tokenizer.load(tmp_path / "none.json")
     with pytest.raises(ConfigError, match="must be readable"):
         Tokenizer.load(tmp_path)

@@ -32,7 +32,14 @@ def train_tokenizer(vocab_size: int = VOCABULARY, start: int = 1000) -> Tokenize
 
 
 def model_config(**changes: object) -> GPTConfig:
-    shape = {"sequence_len": 256, "vocab_size": VOCABULARY, "n_layer": 2, "n_head": 2, "n_kv_head": 2, "n_embd": 32}
+    shape = {
+        "sequence_len": 256,
+        "vocab_size": VOCABULARY,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_kv_head": 2,
+        "n_embd": 32,
+    }
     return GPTConfig(**(shape | changes))
 
 

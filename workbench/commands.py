@@ -11,8 +11,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.tables import results_tables
-from megacontext.config import load_recipe, parse_override
+from megacontext.config import load_recipe
 from megacontext.evals.first_light import FirstLightConfig, prepare, run_first_light
 from megacontext.runtime.run import RunFolder
 
@@ -33,7 +34,7 @@ class Demo:
     """Another seed plants other facts."""
     model: str | None = None
     """Folder of trained parts, as `megacontext train` writes it."""
-    set: tuple[str, ...] = ()
+    set: Overrides = ()
     """Changes to the recipe, as key=value with dotted keys, e.g. focus.allocator.threshold=0.3"""
     name: str | None = None
     """Name of the run; default: the first free of demo, demo-2, ..."""
@@ -50,7 +51,7 @@ class Demo:
         given = {"book": self.book, "focus.budget": self.budget, "arms": self.arms, "seed": self.seed}
         given["model"] = self.model
         overrides = {key: value for key, value in given.items() if value is not None}
-        overrides |= dict(parse_override(text) for text in self.set)
+        overrides |= parsed(self.set)
         config = load_recipe(FirstLightConfig, self.recipe, overrides)
         prepared = prepare(config)
         with RunFolder.create(self.runs, self.name, config, kind="demo", seed=config.seed) as run:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from megacontext.config import load_recipe, parse_override
+from megacontext.cli.overrides import Overrides, parsed
+from megacontext.config import load_recipe
 from megacontext.errors import ConfigError
 from megacontext.runtime.run import RunFolder
 from megacontext.train.tiny import TinyTrainConfig, load_texts, train_tiny
@@ -28,13 +29,13 @@ class Train:
     """Name of the run; default: the first free of train, train-2, ..."""
     runs: Path = Path("runs")
     """Folder that holds the runs."""
-    set: tuple[str, ...] = field(default=())
+    set: Overrides = ()
     """Changes to the recipe, as key=value with dotted keys, e.g. base.answer_weight=1.5"""
     json: bool = False
     """Print the metrics as JSON on standard output."""
 
     def run(self) -> int:
-        config = load_recipe(TinyTrainConfig, self.recipe, dict(parse_override(text) for text in self.set))
+        config = load_recipe(TinyTrainConfig, self.recipe, parsed(self.set))
         texts = load_texts(config)
         if self.out is not None and self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"--out must be a folder, {self.out} is a file; choose another")

@@ -28,6 +28,7 @@ from megacontext.models.positions import PositionPolicy
 from megacontext.runtime.bundle import Bundle, BundleConfig
 from megacontext.runtime.run import RunFolder, write_json
 from megacontext.tasks.facts import has_sentence_end
+from megacontext.telemetry import TelemetryWriter, read
 from megacontext.tokenizer import Tokenizer, check_vocab_size
 from megacontext.train.address import AddressTrainConfig, train_address
 from megacontext.train.base import BaseTrainConfig, train_base
@@ -156,8 +157,7 @@ def train_tiny(config: TinyTrainConfig, texts: TrainingTexts, out: Path, run: Ru
     run.note(model_fingerprint=metrics["fingerprint"])
     # The curve travels with the weights: reports of runs that use them show how they were made.
     run.telemetry.flush()
-    curve = out / "telemetry" / "train"
-    if curve.exists():
-        shutil.rmtree(curve)
-    shutil.copytree(run.path / "telemetry" / "train", curve)
+    shutil.rmtree(out / "telemetry", ignore_errors=True)
+    with TelemetryWriter(out / "telemetry") as curve:
+        curve.emit_frame("train", read(run.path / "telemetry", "train"))
     return metrics

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toys import K, VOCABULARY, stir
+from toys import VOCABULARY, K, stir
 
 from megacontext.errors import ConfigError, ShapeError
 from megacontext.gistnet.address import AddressNet, AddressNetConfig

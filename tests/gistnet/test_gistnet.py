@@ -53,7 +53,9 @@ def test_a_gist_does_not_depend_on_its_batch():
     ("shape", "lod"), [((2, K - 1, WIDTH), 1), ((2, K, WIDTH + 1), 1), ((K, WIDTH), 1), ((2, K, WIDTH), 0)]
 )
 def test_children_of_another_shape_or_level_are_refused(shape, lod):
-    with pytest.raises(ShapeError, match=rf"lod >= 1 needs children \(N, {K}, {WIDTH}\), got .* for lod {lod}"):
+    with pytest.raises(
+        ShapeError, match=rf"lod >= 1 needs children \(N, {K}, {WIDTH}\), got .* for lod {lod}"
+    ):
         net()(torch.zeros(shape), lod)
 
 

@@ -81,9 +81,7 @@ def test_the_padding_of_a_batch_changes_no_score(lens, padding):
 
 def test_contexts_of_a_batch_do_not_see_one_another(lens):
     given = given_of(batch=3)
-    alone = dataclasses.replace(
-        given, **{name: getattr(given, name)[1:2] for name in (*ROWS, "question")}
-    )
+    alone = dataclasses.replace(given, **{name: getattr(given, name)[1:2] for name in (*ROWS, "question")})
     torch.testing.assert_close(scores(lens, alone)[0], scores(lens, given)[1])
 
 
@@ -132,5 +130,5 @@ def test_every_input_reaches_the_score(lens):
 
 @pytest.mark.parametrize("wrong", [{"heads": 3}, {"heads": 1}, {"width": 63}, {"layers": 0}])
 def test_a_wrong_size_is_refused(wrong):
-    with pytest.raises(ConfigError, match="lens.heads must be even, divide lens.width"):
+    with pytest.raises(ConfigError, match=r"lens.heads must be even, divide lens.width"):
         LensNetConfig(**wrong)

@@ -94,7 +94,9 @@ def test_a_mixed_context_decodes_from_the_cache_as_it_is_read_at_once(model, wid
             for piece in pieces:
                 span = slice(past, past + piece)
                 positions = torch.arange(past, past + piece)[None]
-                found.append(model.unembed(model(embeddings[:, span], positions, ids=ids[:, span], cache=cache)))
+                found.append(
+                    model.unembed(model(embeddings[:, span], positions, ids=ids[:, span], cache=cache))
+                )
                 past += piece
         torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-5, rtol=0)
 
@@ -148,7 +150,9 @@ def test_shapes_that_do_not_belong_together_are_refused(model, changed, shape):
         "padding": torch.zeros(1, W, dtype=torch.bool),
     }
     given[changed] = torch.zeros(shape, dtype=given[changed].dtype)
-    with pytest.raises(ShapeError, match=r"needs embeddings \(B, W, 32\) and positions, ids and padding \(B, W\)"):
+    with pytest.raises(
+        ShapeError, match=r"needs embeddings \(B, W, 32\) and positions, ids and padding \(B, W\)"
+    ):
         model(given["embeddings"], given["positions"], ids=given["ids"], padding=given["padding"])
 
 
@@ -156,7 +160,9 @@ def test_a_full_cache_and_one_of_another_batch_are_refused(model):
     embeddings, positions = torch.zeros(1, 5, 32), torch.zeros(1, 5)
     cache = KVCache.reserve(model.config, 1, 7, embeddings)
     model(embeddings, positions, cache=cache)
-    with pytest.raises(ShapeError, match="7 entries in 1 rows, got 1 rows of 5 entries on top of 5; reserve a larger"):
+    with pytest.raises(
+        ShapeError, match="7 entries in 1 rows, got 1 rows of 5 entries on top of 5; reserve a larger"
+    ):
         model(embeddings, positions, cache=cache)
     with pytest.raises(ShapeError, match="7 entries in 1 rows, got 2 rows of 1 entries"):
         model(torch.zeros(2, 1, 32), torch.zeros(2, 1), cache=cache)
@@ -180,7 +186,9 @@ def test_a_shape_that_cannot_be_is_named(wrong, message):
 
 
 def test_an_unknown_dialect_is_answered_with_those_that_exist():
-    with pytest.raises(UnknownVariantError, match="'curent'; did you mean 'current'. known are classic, current"):
+    with pytest.raises(
+        UnknownVariantError, match=r"'curent'; did you mean 'current'. known are classic, current"
+    ):
         GPTConfig(dialect="curent")
 
 

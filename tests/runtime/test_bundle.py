@@ -86,7 +86,9 @@ def test_a_damaged_file_is_refused(copy, name, damage):
         # A digit of the description or the vocabulary may mean another, so the flip breaks its structure.
         at = content.index(b"{") if name.endswith("json") else len(content) - 3
         content[at] ^= 0xFF
-    path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "binary": b"\x93\x00\xff"}.get(damage, content))
+    path.write_bytes(
+        {"empty": b"", "cut": content[: len(content) // 2], "binary": b"\x93\x00\xff"}.get(damage, content)
+    )
     with pytest.raises(CheckpointError, match=r".*; (restore|train)|.*: restore"):
         Bundle.load(copy)
 
@@ -94,11 +96,15 @@ def test_a_damaged_file_is_refused(copy, name, damage):
 def test_a_path_that_is_no_model_says_how_to_make_one(tmp_path):
     (tmp_path / "file").write_text("no folder")
     for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(CheckpointError, match=r"must hold model.json, .* does not .*; make one with `megacontext"):
+        with pytest.raises(
+            CheckpointError, match=r"must hold model.json, .* does not .*; make one with `megacontext"
+        ):
             Bundle.load(path)
 
 
-@pytest.mark.parametrize("description", ["null", "[]", "3", '"text"', "{}", '{"format": 1}', '{"format": 1, "config": {}}'])
+@pytest.mark.parametrize(
+    "description", ["null", "[]", "3", '"text"', "{}", '{"format": 1}', '{"format": 1, "config": {}}']
+)
 def test_a_description_of_something_else_is_refused(copy, description):
     (copy / "model.json").write_text(description)
     with pytest.raises(CheckpointError, match="must be the JSON description of a model"):
@@ -107,20 +113,24 @@ def test_a_description_of_something_else_is_refused(copy, description):
 
 def test_a_newer_format_is_refused(copy):
     rewrite(copy, format=2)
-    with pytest.raises(CheckpointError, match="reads model format 1, .* has 2; update MegaContext"):
+    with pytest.raises(CheckpointError, match=r"reads model format 1, .* has 2; update MegaContext"):
         Bundle.load(copy)
 
 
 def test_weights_of_another_model_are_refused_by_their_checksum(copy, tokenizer, tmp_path):
     random_bundle(tokenizer, seed=5).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.safetensors", copy)
-    with pytest.raises(CheckpointError, match=r"must have the checksum .*; they are damaged or of another model"):
+    with pytest.raises(
+        CheckpointError, match=r"must have the checksum .*; they are damaged or of another model"
+    ):
         Bundle.load(copy)
 
 
 def test_the_vocabulary_of_another_model_is_refused_even_when_it_is_as_large(copy):
     train_tokenizer(start=40_000).save(copy / "tokenizer.json")
-    with pytest.raises(CheckpointError, match=r"must be the vocabulary .* that the model was trained with, got"):
+    with pytest.raises(
+        CheckpointError, match=r"must be the vocabulary .* that the model was trained with, got"
+    ):
         Bundle.load(copy)
 
 
@@ -166,14 +176,14 @@ def test_a_half_written_bundle_never_loads(tokenizer, copy, monkeypatch):
     monkeypatch.setattr(bundle.tokenizer, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bundle.save(copy)
-    with pytest.raises(CheckpointError, match="must hold model.json"):
+    with pytest.raises(CheckpointError, match=r"must hold model.json"):
         Bundle.load(copy)
 
 
 def test_parts_that_cannot_fit_together_are_refused():
     with pytest.raises(ConfigError, match="block_size must be at least 2, got 1; the usual one is 32"):
         bundle_config(block_size=1)
-    with pytest.raises(ConfigError, match="multiple of gistnet.heads, got 32 and 5; change one"):
+    with pytest.raises(ConfigError, match=r"multiple of gistnet.heads, got 32 and 5; change one"):
         bundle_config(gistnet=GistNetConfig(heads=5))
 
 
@@ -184,7 +194,9 @@ def test_a_memory_made_with_another_bundle_refuses_to_open(tokenizer, encoder, t
     with Memory.create(tmp_path / "memory", encoder.identity(), encoder) as memory:
         memory.append(np.arange(3 * K, dtype=np.int32))
     other = BundleEncoder(random_bundle(tokenizer, seed=1))
-    with pytest.raises(TreeFormatError, match=r"only with the parts .*embedding is .*encoder is .*ingest the text again"):
+    with pytest.raises(
+        TreeFormatError, match=r"only with the parts .*embedding is .*encoder is .*ingest the text again"
+    ):
         Memory.open(tmp_path / "memory", other.identity())
     with Memory.open(tmp_path / "memory", encoder.identity()) as memory:
         assert memory.num_tokens == 3 * K
@@ -194,7 +206,7 @@ def test_a_memory_made_with_another_vocabulary_refuses_to_open(encoder, tmp_path
     Memory.create(tmp_path / "memory", encoder.identity(), encoder).close()
     other = BundleEncoder(random_bundle(train_tokenizer(start=40_000)))
     assert other.fingerprint == encoder.fingerprint
-    with pytest.raises(TreeFormatError, match="tokenizer is '.*' there and '.*' here"):
+    with pytest.raises(TreeFormatError, match=r"tokenizer is '.*' there and '.*' here"):
         Memory.open(tmp_path / "memory", other.identity())
 
 
@@ -204,4 +216,9 @@ def test_lensnet_may_change_without_making_memories_stale(tokenizer, encoder):
         other.lens.scalar.bias.add_(1)
         other.base.lm_head.weight.add_(1)
     assert BundleEncoder(other).identity() == encoder.identity()
-    assert dataclasses.asdict(encoder.identity()).keys() == {"tokenizer", "embedding", "encoder", "block_size"}
+    assert dataclasses.asdict(encoder.identity()).keys() == {
+        "tokenizer",
+        "embedding",
+        "encoder",
+        "block_size",
+    }

@@ -19,7 +19,12 @@ def blocks_of(count):
 
 def test_it_is_the_encoder_that_a_memory_asks_for(encoder):
     assert isinstance(encoder, GistEncoder)
-    assert (encoder.block_size, encoder.left_tokens, encoder.gist_width, encoder.address_width) == (K, LEFT, 32, 16)
+    assert (encoder.block_size, encoder.left_tokens, encoder.gist_width, encoder.address_width) == (
+        K,
+        LEFT,
+        32,
+        16,
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257])

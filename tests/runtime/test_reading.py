@@ -92,7 +92,10 @@ def test_global_positions_are_the_centres_of_the_spans(memory):
     centres = []
     for start, stop, cost in zip(context.start, context.stop, context.costs, strict=True):
         centres += [(start + stop - 1) / 2] if cost == 1 and stop - start > 1 else list(range(start, stop))
-    assert reading.positions.tolist() == [*centres, *range(memory.num_tokens, memory.num_tokens + len(PROMPT))]
+    assert reading.positions.tolist() == [
+        *centres,
+        *range(memory.num_tokens, memory.num_tokens + len(PROMPT)),
+    ]
 
 
 def test_detail_that_was_folded_away_comes_back_exactly(memory):

@@ -62,7 +62,9 @@ def test_a_reading_above_the_budget_is_refused(bundle, encoder):
 
 @pytest.mark.parametrize("budget", [-1, 0, 1, K - 1])
 def test_a_budget_below_one_block_is_refused(bundle, memory, budget):
-    with pytest.raises(BudgetError, match=f"budget must hold one block of {K} tokens, got {budget}; raise focus.budget"):
+    with pytest.raises(
+        BudgetError, match=f"budget must hold one block of {K} tokens, got {budget}; raise focus.budget"
+    ):
         Session(bundle, memory, FocusConfig(budget=budget))
 
 
@@ -71,9 +73,11 @@ def test_a_budget_too_small_for_prompt_and_cover_is_refused_with_the_one_that_wo
     cover = WorkingContext.cover(K**3 - 1, K)
     assert cover.cost == 3 * (K - 1)
     session.focus(ids_of(40 - cover.cost))
-    with pytest.raises(BudgetError, match=r"prompt of 20 tokens .* 511 tokens, which takes 21 .*, got 40; .* to 41 at"):
+    with pytest.raises(
+        BudgetError, match=r"prompt of 20 tokens .* 511 tokens, which takes 21 .*, got 40; .* to 41 at"
+    ):
         session.focus(ids_of(20))
-    with pytest.raises(BudgetError, match="raise focus.budget"):
+    with pytest.raises(BudgetError, match=r"raise focus.budget"):
         session.focus(ids_of(100))
 
 
@@ -115,7 +119,9 @@ def test_a_scorer_sees_what_was_observed_since_it_was_made(bundle, encoder, toke
 
 
 def test_an_unknown_scorer_is_answered_with_those_that_exist(bundle, memory):
-    with pytest.raises(UnknownVariantError, match="unknown scorer 'lensnt'; did you mean 'lensnet'. known are recency"):
+    with pytest.raises(
+        UnknownVariantError, match=r"unknown scorer 'lensnt'; did you mean 'lensnet'. known are recency"
+    ):
         Session(bundle, memory, FocusConfig(budget=96), scorer="lensnt")
 
 
@@ -127,7 +133,7 @@ def test_an_empty_question_is_refused(bundle, encoder, planted):
 
 
 def test_steps_below_one_are_refused():
-    with pytest.raises(ConfigError, match="focus.max_steps must be at least 1, got 0; raise it"):
+    with pytest.raises(ConfigError, match=r"focus.max_steps must be at least 1, got 0; raise it"):
         FocusConfig(max_steps=0)
 
 
@@ -168,7 +174,10 @@ def test_decoding_with_a_cache_is_reading_everything_again(bundle, readings):
                 token = bundle.base.unembed(hidden[:, -1:]).argmax(dim=-1)
                 again.append(token.item())
                 embeddings = torch.cat((embeddings, bundle.base.embed(token)), dim=1)
-                ids, positions = torch.cat((ids, token), dim=1), torch.cat((positions, positions[:, -1:] + 1), dim=1)
+                ids, positions = (
+                    torch.cat((ids, token), dim=1),
+                    torch.cat((positions, positions[:, -1:] + 1), dim=1),
+                )
         assert said == again
 
 

@@ -45,16 +45,16 @@ def test_every_entry_but_an_unfinished_tail_begins_with_a_block(context):
     assert (starts * context.block_size == context.start[: len(starts)]).all()
 
 
-@given(
-    values=st.lists(st.floats(-1e3, 1e3) | st.just(np.inf), max_size=40), room=st.integers(0, 50)
-)
+@given(values=st.lists(st.floats(-1e3, 1e3) | st.just(np.inf), max_size=40), room=st.integers(0, 50))
 def test_ranks_alone_make_the_scores(values, room):
     values = np.array(values)
     scores, step = rank_scores(values, room), 1 / max(1, room)
     assert scores.dtype == np.float32 and scores.shape == values.shape
     # The best first; of equals the later one.
     order = sorted(range(len(values)), key=lambda place: (-values[place], -place))
-    np.testing.assert_allclose(scores[order], [max(-1.0, 1 - rank * step) for rank in range(len(values))], atol=1e-6)
+    np.testing.assert_allclose(
+        scores[order], [max(-1.0, 1 - rank * step) for rank in range(len(values))], atol=1e-6
+    )
     assert (scores > 0).sum() == min(len(values), max(1, room)), "as many as there is room for"
 
 

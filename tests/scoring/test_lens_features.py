@@ -75,7 +75,5 @@ def test_contexts_side_by_side_score_as_each_alone(memory, encoder, bundle):
 
 def test_the_score_of_an_old_entry_changes_when_the_question_does(memory, encoder, bundle):
     context = opened(memory)
-    one, other = (
-        lens_scores(bundle.lens, memory, *asked(memory, encoder, seed))(context) for seed in (1, 2)
-    )
+    one, other = (lens_scores(bundle.lens, memory, *asked(memory, encoder, seed))(context) for seed in (1, 2))
     assert (np.abs(one - other) > 1e-6).mean() > 0.9

@@ -136,7 +136,9 @@ def test_no_shipped_book_contains_an_invented_name():
 
 @pytest.mark.parametrize("keys", [1, 2, 3, 7])
 def test_keys_are_as_many_as_asked_for(keys):
-    pairs = invent_keys(np.random.default_rng(0), FactsConfig(keys=keys, attributes_per_person=3), held_out=True)
+    pairs = invent_keys(
+        np.random.default_rng(0), FactsConfig(keys=keys, attributes_per_person=3), held_out=True
+    )
     assert len(set(pairs)) == keys
 
 
@@ -152,7 +154,9 @@ def test_a_sentence_gap_is_where_a_sentence_has_ended(tokenizer):
 @pytest.mark.parametrize("text", ["", "no end", "ends here.", "3.5"])
 def test_a_text_without_a_sentence_end_is_refused(tokenizer, text):
     assert not has_sentence_end(text)
-    with pytest.raises(ConfigError, match=r"must have a sentence end .*, got none in \d+ tokens; give a longer text"):
+    with pytest.raises(
+        ConfigError, match=r"must have a sentence end .*, got none in \d+ tokens; give a longer text"
+    ):
         plant(tokenizer.encode(text), tokenizer, FactsConfig(keys=1), np.random.default_rng(0))
 
 
@@ -172,7 +176,13 @@ def test_values_run_out_with_a_sentence():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"keys": 0}, {"superseded_share": 1.5}, {"max_versions": 1}, {"attributes_per_person": 0}, {"attributes_per_person": 17}],
+    [
+        {"keys": 0},
+        {"superseded_share": 1.5},
+        {"max_versions": 1},
+        {"attributes_per_person": 0},
+        {"attributes_per_person": 17},
+    ],
 )
 def test_a_wrong_number_is_named(wrong):
     ((name, value),) = wrong.items()

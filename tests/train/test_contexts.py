@@ -27,21 +27,24 @@ def drawn(tokenizer, name, seed, size=4, positions="context"):
     return batch, sampler.drawn
 
 
-def entries_of(batch, row, history_length, prompt):
-    """Columns of one row as (start, stop, is_gist, target) on the timeline, found from the batch alone.
+def spans_at(row, slots, tokens):
+    """Column of each gist of one row, with the tokens that it stands for."""
+    return {int(slots[at, 1]): tokens[at].reshape(-1) for at in np.flatnonzero(slots[:, 0] == row)}
 
-    Walks backwards from the prompt's end, because a row ends where its history and prompt end.
+
+def entries_of(batch, row, history_length, prompt):
+    """Entries of one row as (column, start, stop, tokens) on the timeline, found from the batch alone.
+
+    Walks backwards, because a row ends where its history and prompt end. Also gives the gists by column, the LOD2
+    gists by column, and the width.
     """
-    gists = {int(column): tokens for (at, column), tokens in zip(batch.gist_slots, batch.gist_tokens, strict=True) if at == row}
-    coarse = {int(column): tokens for (at, column), tokens in zip(batch.coarse_slots, batch.coarse_tokens, strict=True) if at == row}
+    gists = spans_at(row, batch.gist_slots, batch.gist_tokens)
+    coarse = spans_at(row, batch.coarse_slots, batch.coarse_tokens)
     width = max(np.flatnonzero(batch.ids[row] >= 0)) + 1
     stop, entries = history_length + prompt, []
     for column in reversed(range(width)):
-        tokens = np.array([batch.ids[row, column]])
-        if column in gists:
-            tokens = gists[column]
-        elif column in coarse:
-            tokens = coarse[column].reshape(-1)
+        assert not (column in gists and column in coarse)
+        tokens = (gists | coarse).get(column, batch.ids[row, column : column + 1])
         assert (batch.ids[row, column] >= 0) == (len(tokens) == 1), "gists have no id"
         entries.append((column, stop - len(tokens), stop, tokens))
         stop -= len(tokens)
@@ -155,7 +158,9 @@ def test_books_without_sentences_or_too_short_are_refused_and_not_searched_forev
     rng = np.random.default_rng(0)
     for text in ("no end in sight " * 50, "Too short. It is."):
         sampler = ContextSampler([tokenizer.encode(text)], tokenizer, K)
-        with pytest.raises(ConfigError, match="sentences to put facts between, 100 stretches .*; give longer books"):
+        with pytest.raises(
+            ConfigError, match=r"sentences to put facts between, 100 stretches .*; give longer books"
+        ):
             sampler.batch(rng, 2, dataclasses.replace(MIXED, min_blocks=24, coarse=9, keys=1))
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from toys import K, VOCABULARY, ids_of, random_bundle
+from toys import VOCABULARY, K, ids_of, random_bundle
 from training_toys import MIXED, SILENT, address_config, base_config, lens_config, sampler_of
 
 from megacontext.errors import ConfigError
@@ -69,9 +69,15 @@ def test_every_parameter_moves_and_survives_a_checkpoint(begun, trained, tmp_pat
 
 def test_each_trainer_leaves_the_parts_of_the_others_alone(begun, sampler):
     trainers = {
-        ("base", "gistnet"): lambda bundle: train_base(bundle, sampler, base_config(2), seed=0, telemetry=SILENT),
-        ("address",): lambda bundle: train_address(bundle, sampler, address_config(2), seed=0, telemetry=SILENT),
-        ("lens",): lambda bundle: train_lens(bundle, sampler, lens_config(1, rounds=1), seed=0, telemetry=SILENT),
+        ("base", "gistnet"): lambda bundle: train_base(
+            bundle, sampler, base_config(2), seed=0, telemetry=SILENT
+        ),
+        ("address",): lambda bundle: train_address(
+            bundle, sampler, address_config(2), seed=0, telemetry=SILENT
+        ),
+        ("lens",): lambda bundle: train_lens(
+            bundle, sampler, lens_config(1, rounds=1), seed=0, telemetry=SILENT
+        ),
     }
     for own, train in trainers.items():
         bundle = copy.deepcopy(begun)
@@ -92,7 +98,8 @@ def test_training_tells_what_it_does(trained):
     told = trained[1]
     assert told["stage"].unique(maintain_order=True).to_list() == ["mixed", "address", "lens"]
     assert told.filter(stage="mixed")["loss_nats"].item() == pytest.approx(
-        told.filter(stage="mixed")["lm_loss_nats"].item() + 2 * told.filter(stage="mixed")["answer_loss_nats"].item()
+        told.filter(stage="mixed")["lm_loss_nats"].item()
+        + 2 * told.filter(stage="mixed")["answer_loss_nats"].item()
     )
     assert told["loss_nats"].is_finite().all() and (told["loss_nats"] > 0).all()
     for column in ("answer_accuracy", "address_accuracy", "lens_accuracy"):
@@ -176,7 +183,9 @@ def test_random_tokens_cannot_be_learnt_below_the_logarithm_of_their_number(begu
     sampler = sampler_of(tokenizer, RandomTokens)
     floor = math.log(RandomTokens.ALPHABET)
     honest = np.mean(text_losses(copy.deepcopy(begun), sampler, steps=120)[-30:])
-    assert floor - 0.02 < honest < floor + 0.1, "all that can be learnt is how many there are, and it was learnt"
+    assert floor - 0.02 < honest < floor + 0.1, (
+        "all that can be learnt is how many there are, and it was learnt"
+    )
 
 
 def test_a_target_that_the_position_has_seen_would_be_noticed(begun, tokenizer):
@@ -237,7 +246,9 @@ def test_a_batch_of_address_questions_is_consistent(address_batch, tokenizer):
     assert (batch.blocks[[0, config.blocks], :4] == -1).all(), "nothing stands before a history"
     inside = np.arange(1, config.blocks)
     assert np.array_equal(batch.blocks[inside, :4], blocks[inside - 1, -4:])
-    for question, answers in zip(batch.questions[-config.spans :], batch.answers[-config.spans :], strict=True):
+    for question, answers in zip(
+        batch.questions[-config.spans :], batch.answers[-config.spans :], strict=True
+    ):
         span = question[question >= 0]
         (block,) = np.flatnonzero(answers)
         assert 1 <= len(span) <= 8 and bytes(span.astype("<i8")) in bytes(blocks[block].astype("<i8"))
@@ -268,7 +279,9 @@ def test_a_block_smaller_than_a_span_still_gives_one(tokenizer):
 
 def test_a_book_too_short_for_address_training_is_refused(tokenizer):
     short = ContextSampler([ids_of(32 * K - 1)], tokenizer, K)
-    with pytest.raises(ConfigError, match=r"stretches of 256 tokens, a book has only 255; give longer books or lower"):
+    with pytest.raises(
+        ConfigError, match=r"stretches of 256 tokens, a book has only 255; give longer books or lower"
+    ):
         AddressSampler(short, address_config(), left_tokens=4, longest=64)
 
 

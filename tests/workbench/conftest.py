@@ -74,6 +74,7 @@ def watch(browser: object) -> Iterator[object]:
             "websocket",
             lambda asked: None if asked.url.startswith(own) else watched.foreign.append(asked.url),
         )
+        page.set_default_timeout(60_000)
         page.goto(url)
         pages.append(page)
         return watched
