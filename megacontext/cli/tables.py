@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 
@@ -15,26 +16,30 @@ def results_tables(results: dict[str, Any], budget: int) -> list[Table]:
         table = Table(
             title=f"{group}: {rows[0]['history_tokens']:,} tokens of history, budget {budget} positions",
             title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
         )
-        table.add_column("arm")
+        table.add_column("arm", no_wrap=True, vertical="bottom")
+        # Headings in two lines keep the table within 80 columns, where pipes and small terminals end.
         for column in (
             "n",
             "accuracy",
-            "95 % interval",
-            "of oracle",
+            "95 %",
+            "of\noracle",
             "plain",
-            "superseded",
-            "block found",
-            "positions",
+            "super-\nseded",
+            "block\nfound",
+            "posi-\ntions",
         ):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         best = max((row["accuracy"] for row in rows if row["arm"] != "oracle"), default=None)
         for row in rows:
             table.add_row(
                 row["arm"],
                 str(row["n"]),
                 _share(row["accuracy"]),
-                f"{_share(row['low'])} – {_share(row['high'])}",
+                f"{_share(row['low'])}-{_share(row['high'])}",
                 _share(row["of_oracle"]),
                 _share(row["plain_accuracy"]),
                 _share(row["superseded_accuracy"]),
@@ -47,4 +52,4 @@ def results_tables(results: dict[str, Any], budget: int) -> list[Table]:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}".removeprefix("0")

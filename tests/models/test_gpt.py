@@ -77,6 +77,35 @@ def test_what_a_gist_holds_reaches_what_comes_after_it(model, width):
     assert not torch.allclose(logits(model, embeddings, ids)[:, 5:20], logits(model, other, ids)[:, 5:20])
 
 
+def test_smear_goes_from_token_to_token_and_neither_into_nor_out_of_a_gist():
+    model = GPT(model_config(n_kv_head=1)).eval()
+    stir(model, seed=1, scale=0.2)
+    with torch.no_grad():
+        for block in model.transformer["h"]:
+            block.attn.c_proj.weight.zero_()  # so that nothing but smear carries anything from place to place
+    embeddings, ids = mixed(model, W)
+    before = logits(model, embeddings, ids)
+    for changed in range(W - 1):
+        other = embeddings.clone()
+        other[0, changed] *= -1
+        moved = (logits(model, other, ids) != before).any(dim=-1)[0].nonzero().flatten().tolist()
+        both_tokens = changed not in GISTS and changed + 1 not in GISTS
+        assert moved == ([changed, changed + 1] if both_tokens else [changed])
+
+
+def test_a_gist_has_no_value_embedding():
+    model = GPT(model_config(n_kv_head=1)).eval()
+    stir(model, seed=1, scale=0.2)
+    embeddings, ids = mixed(model, W)
+    ids[ids == 0] = 1
+    before = logits(model, embeddings, ids)
+    with torch.no_grad():
+        for table in model.value_embeds.values():
+            table.weight[0] += 10  # the row of id 0, which stands for gists inside
+            table.weight[-1] += 10
+    assert torch.equal(logits(model, embeddings, ids), before)
+
+
 def test_entries_without_ids_are_all_gists(model, width):
     embeddings, ids = mixed(model, width)
     everything = torch.full_like(ids, NO_TOKEN)

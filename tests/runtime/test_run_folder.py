@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import tomllib
 from datetime import UTC, datetime
 
@@ -73,7 +74,7 @@ def test_the_heart_beats_while_the_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(RunFolder, "_write_state", lambda self: beats.append(self))
     with create(tmp_path) as run:
         while len(beats) < 4:
-            pass
+            time.sleep(0.005)
     assert set(beats) == {run}
 
 
