@@ -69,7 +69,7 @@ def controls():
 @app.cell
 def evaluation(default, form):
     # Interactively nothing slow runs before the form is sent; a script or an export takes the defaults.
-    mo.stop(form.value is None and mo.app_meta().mode == "edit", mo.md("*Send the form to begin.*"))
+    mo.stop(form.value is None and mo.app_meta().request is not None, mo.md("*Send the form to begin.*"))
     asked = form.value or default
     config = load_recipe(
         FirstLightConfig,

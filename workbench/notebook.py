@@ -1,7 +1,7 @@
 """Plots inside a marimo notebook that also work in its HTML export, without a network.
 
 A page exported from marimo does not load Bokeh's scripts, so each group of figures brings them along, in a frame of
-its own. Figures that belong together should go into one call: the scripts weigh about 1 MB.
+its own. Figures that belong together should go into one call: the scripts weigh more than 1 MB.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import holoviews as hv
 import marimo as mo
 from bokeh.embed import file_html
 from bokeh.layouts import column
-from bokeh.resources import Resources
+from bokeh.resources import INLINE
 
 _PADDING_PX = 40
 
@@ -18,7 +18,5 @@ _PADDING_PX = 40
 def offline(*elements: hv.core.Dimensioned) -> mo.Html:
     """HoloViews elements one above another, as a frame that needs nothing from elsewhere."""
     figures = [hv.render(element, backend="bokeh") for element in elements]
-    page = file_html(
-        column(*figures, sizing_mode="stretch_width"), Resources(mode="inline", components=["bokeh"]), title="figures"
-    )
+    page = file_html(column(*figures, sizing_mode="stretch_width"), INLINE, title="figures")
     return mo.iframe(page, height=f"{sum(figure.height or 300 for figure in figures) + _PADDING_PX}px")

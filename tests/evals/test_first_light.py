@@ -116,7 +116,7 @@ def test_every_arm_is_asked_the_same(answers):
 def test_the_oracle_finds_every_block_and_what_has_no_context_none(answers):
     hits = {arm: [answer["hit"] for answer in answers if answer["arm"] == arm] for arm in ARMS}
     assert all(hits["oracle"]) and not any(hits["none"])
-    assert sum(hits["bm25"]) > sum(hits["recency"]), "the words of a question do find its block"
+    assert any(hits["bm25"]), "the words of a question do find its block"
 
 
 def test_the_needed_blocks_hold_the_answer(done, answers, encoder, tokenizer):

@@ -118,6 +118,16 @@ def test_a_scorer_sees_what_was_observed_since_it_was_made(bundle, encoder, toke
         session.observe(ids_of(3 * K))
 
 
+def test_what_was_observed_since_the_last_question_is_found(bundle, encoder, tokenizer, planted):
+    session = session_over(bundle, encoder, planted.ids, scorer="bm25")
+    prompt = tokenizer.encode("\nQuestion: Where is Zebulon?\nAnswer:")
+    session.focus(prompt)
+    at = session.memory.num_tokens // K
+    session.observe(" Zebulon Zebulon Zebulon Zebulon.")
+    session.observe(planted.ids[: 20 * K])
+    assert session.focus(prompt).context.is_raw(np.array([at + 1])).all()
+
+
 def test_an_unknown_scorer_is_answered_with_those_that_exist(bundle, memory):
     with pytest.raises(
         UnknownVariantError, match=r"unknown scorer 'lensnt'; did you mean 'lensnet'. known are recency"
