@@ -30,9 +30,8 @@ def load_book(name_or_path: str) -> Book:
     """
     shipped = data_root() / "books" / f"{name_or_path}.txt"
     if Path(name_or_path).name == name_or_path and shipped.is_file():
-        return Book(
-            name_or_path.replace("-", " ").title(), "public domain (see data/README.md)", read_text(shipped)
-        )
+        title = name_or_path.replace("-", " ").title().replace(" And ", " and ")
+        return Book(title, "public domain (see data/README.md)", read_text(shipped))
     path = Path(name_or_path)
     if not path.exists() and not path.suffix and path.name == name_or_path:
         raise UnknownVariantError(

@@ -160,7 +160,6 @@ def train_address(
                     stage="address",
                     step=step + 1,
                     wall_s=time.monotonic() - began,
-                    loss_nats=loss.item(),
                     address_loss_nats=nats[planted].mean().item(),
                     address_accuracy=found,
                 )

@@ -188,7 +188,6 @@ def train_lens(
                         stage="lens",
                         step=done,
                         wall_s=time.monotonic() - began,
-                        loss_nats=loss.item(),
                         lens_loss_nats=loss.item(),
                         lens_accuracy=right,
                     )

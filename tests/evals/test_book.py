@@ -9,7 +9,7 @@ from megacontext.evals.book import load_book, shipped_books
 def test_shipped_books_load_by_name():
     assert "pride-and-prejudice" in shipped_books()
     book = load_book("pride-and-prejudice")
-    assert book.title == "Pride And Prejudice" and "public domain" in book.licence
+    assert book.title == "Pride and Prejudice" and "public domain" in book.licence
     assert len(book.text.split()) > 100_000
 
 

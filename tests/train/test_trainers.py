@@ -7,12 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from toys import VOCABULARY, K, ids_of, random_bundle
+import torch.nn.functional as F
+from toys import VOCABULARY, K, ids_of, model_config, random_bundle
 from training_toys import MIXED, SILENT, address_config, base_config, lens_config, sampler_of
 
 from megacontext.errors import ConfigError
+from megacontext.gistnet.address import AddressNet
+from megacontext.models.gpt import GPT
 from megacontext.runtime.bundle import Bundle
-from megacontext.tasks.facts import PlantedHistory
+from megacontext.scoring.lens import collate
+from megacontext.tasks.facts import FactsConfig, PlantedHistory
 from megacontext.telemetry import TelemetryWriter, read
 from megacontext.train.address import AddressSampler, AddressTrainConfig, statement_shares, train_address
 from megacontext.train.base import MixedContextLoss, StartConfig, start_for_retrieval, train_base
@@ -28,8 +32,8 @@ def sampler(tokenizer):
 
 @pytest.fixture(scope="module")
 def begun(tokenizer):
-    """Networks as training finds them."""
-    bundle = random_bundle(tokenizer)
+    """Networks as training finds them. Of two layers, the middle one would be the last: backout would do nothing."""
+    bundle = random_bundle(tokenizer, model=model_config(n_layer=3))
     start_for_retrieval(bundle.base, torch.Generator().manual_seed(0), StartConfig())
     bundle.gistnet.head.weight.data.zero_()
     return bundle
@@ -58,13 +62,53 @@ STILL = {"address.weight.bias"}
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_parameter_moves_and_survives_a_checkpoint(begun, trained, tmp_path, part):
-    trained = copy.deepcopy(trained[0])
-    trained.save(tmp_path / "model")
-    before = dict(begun.parts())[part].state_dict()
-    after = dict(Bundle.load(tmp_path / "model").parts())[part].state_dict()
-    assert before.keys() == after.keys() == dict(dict(begun.parts())[part].named_parameters()).keys()
-    still = {f"{part}.{name}" for name in before if torch.equal(before[name].half().float(), after[name])}
-    assert still <= STILL
+    before = dict(dict(begun.parts())[part].named_parameters())
+    after = dict(trained[0].parts())[part].state_dict()
+    assert before.keys() == after.keys(), "all that is kept is learnt"
+    assert not [name for name in before if torch.equal(before[name], after[name])]
+    copy.deepcopy(trained[0]).save(tmp_path / "model")
+    loaded = dict(Bundle.load(tmp_path / "model").parts())[part].state_dict()
+    for name in after:
+        assert torch.equal(loaded[name], after[name].half().float()), name
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_loss_reaches_every_parameter(trained, sampler, part):
+    bundle = copy.deepcopy(trained[0])
+    losses = {"address": address_loss_of, "lens": lens_loss_of}
+    losses.get(part, lambda *given: loss_of(*given)["loss"])(bundle, sampler).backward()
+    reached = {
+        f"{part}.{name}": parameter.grad is not None and bool(parameter.grad.abs().max() > 1e-6)
+        for name, parameter in dict(bundle.parts())[part].named_parameters()
+    }
+    assert {name for name in reached if not reached[name]} <= STILL
+
+
+def loss_of(bundle, sampler):
+    batch = sampler.batch(np.random.default_rng(0), 4, MIXED)
+    return MixedContextLoss(bundle, base_config())(batch, torch.Generator().manual_seed(0))
+
+
+def address_loss_of(bundle, sampler):
+    made = AddressSampler(sampler, address_config(), left_tokens=4, longest=64)
+    batch = made.batch(np.random.default_rng(0))
+    questions = bundle.address(torch.from_numpy(batch.questions), AddressNet.QUESTION)
+    blocks = bundle.address(torch.from_numpy(batch.blocks), AddressNet.BLOCK)
+    return F.cross_entropy(questions @ blocks.T / made.config.temperature, torch.from_numpy(batch.answers))
+
+
+def lens_loss_of(bundle, sampler):
+    rng, config = np.random.default_rng(0), lens_config()
+    examples = [
+        example
+        for case in build_cases(bundle, sampler, config, rng)
+        for example in gather(case, bundle, config, rng, noise=0.5)
+    ]
+    given = collate([example.features() for example in examples])
+    labels = torch.zeros(given.present.shape)
+    for row, example in zip(labels, examples, strict=True):
+        row[: len(example.context)] = example.labels()
+    return lens_loss(bundle.lens(given), labels, given.present, config.miss_weight)
 
 
 def test_each_trainer_leaves_the_parts_of_the_others_alone(begun, sampler):
@@ -109,24 +153,13 @@ def test_training_tells_what_it_does(trained):
 # Base and GistNet.
 
 
-def loss_of(bundle, sampler, seed=0, spec=MIXED):
-    batch = sampler.batch(np.random.default_rng(seed), 4, spec)
-    return MixedContextLoss(bundle, base_config())(batch, torch.Generator().manual_seed(seed))
-
-
-def test_the_loss_is_no_constant(begun, trained, sampler):
+def test_no_loss_is_a_constant(begun, trained, sampler):
     before, after = loss_of(begun, sampler), loss_of(trained[0], sampler)
     for name in ("loss", "text", "answer"):
         assert before[name].item() != after[name].item()
         assert math.isfinite(before[name].item())
-
-
-@pytest.mark.parametrize("part", ["base", "gistnet"])
-def test_the_loss_reaches_both_networks(trained, sampler, part):
-    bundle = copy.deepcopy(trained[0])
-    loss_of(bundle, sampler)["loss"].backward()
-    for name, parameter in dict(bundle.parts())[part].named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    for other in (address_loss_of, lens_loss_of):
+        assert other(begun, sampler).item() != other(trained[0], sampler).item()
 
 
 def test_training_lowers_the_loss(begun, sampler):
@@ -182,7 +215,7 @@ def text_losses(bundle, sampler, steps, spoil=None):
 def test_random_tokens_cannot_be_learnt_below_the_logarithm_of_their_number(begun, tokenizer):
     sampler = sampler_of(tokenizer, RandomTokens)
     floor = math.log(RandomTokens.ALPHABET)
-    honest = np.mean(text_losses(copy.deepcopy(begun), sampler, steps=120)[-30:])
+    honest = np.mean(text_losses(copy.deepcopy(begun), sampler, steps=100)[-20:])
     assert floor - 0.02 < honest < floor + 0.1, (
         "all that can be learnt is how many there are, and it was learnt"
     )
@@ -196,15 +229,11 @@ def test_a_target_that_the_position_has_seen_would_be_noticed(begun, tokenizer):
         batch.targets[raw] = batch.ids[raw]
 
     sampler = sampler_of(tokenizer, RandomTokens)
-    spoilt = np.mean(text_losses(copy.deepcopy(begun), sampler, steps=120, spoil=own_token)[-30:])
+    spoilt = np.mean(text_losses(copy.deepcopy(begun), sampler, steps=100, spoil=own_token)[-20:])
     assert spoilt < math.log(RandomTokens.ALPHABET) - 0.5
 
 
 def test_the_start_is_the_same_for_the_same_generator_and_reaches_every_dialect(tokenizer):
-    from toys import model_config
-
-    from megacontext.models.gpt import GPT
-
     for dialect, kv_heads in (("classic", 2), ("current", 1)):
         one, same = (GPT(model_config(dialect=dialect, n_kv_head=kv_heads)) for _ in range(2))
         for model in (one, same):
@@ -223,8 +252,6 @@ def address_batch(sampler):
 
 
 def test_the_answers_of_an_address_question_are_the_blocks_of_its_statements(sampler):
-    from megacontext.tasks.facts import FactsConfig
-
     planted, _ = sampler.history(np.random.default_rng(0), 400, FactsConfig(keys=10))
     for blocks in (len(planted.ids) // K, 20):
         for question, share in zip(planted.questions, statement_shares(planted, blocks, K), strict=True):
