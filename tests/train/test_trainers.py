@@ -165,7 +165,7 @@ def test_no_loss_is_a_constant(begun, trained, sampler):
 def test_training_lowers_the_loss(begun, sampler):
     bundle = copy.deepcopy(begun)
     train_base(bundle, sampler, base_config(steps=30), seed=0, telemetry=SILENT)
-    assert loss_of(bundle, sampler)["loss"] < loss_of(begun, sampler)["loss"] - 0.5
+    assert loss_of(bundle, sampler)["loss"] < loss_of(begun, sampler)["loss"] - 2
 
 
 def test_a_gist_in_training_is_the_gist_that_a_memory_would_hold(begun, sampler, encoder):
@@ -312,12 +312,10 @@ def test_a_book_too_short_for_address_training_is_refused(tokenizer):
         AddressSampler(short, address_config(), left_tokens=4, longest=64)
 
 
-def test_address_training_lowers_its_loss(begun, sampler, tmp_path):
+def test_address_training_lowers_its_loss(begun, sampler):
     bundle = copy.deepcopy(begun)
-    with TelemetryWriter(tmp_path) as telemetry:
-        train_address(bundle, sampler, address_config(steps=40), seed=0, telemetry=telemetry)
-    losses = read(tmp_path, "train")["address_loss_nats"].to_list()
-    assert losses[-1] < losses[0] - 0.3
+    train_address(bundle, sampler, address_config(steps=40), seed=0, telemetry=SILENT)
+    assert address_loss_of(bundle, sampler) < address_loss_of(begun, sampler) - 0.3
 
 
 # LensNet.
@@ -365,13 +363,10 @@ def test_lens_examples_are_labelled_by_the_statement_that_counts(begun, sampler)
                 assert len(example.features().kind) == len(context)
 
 
-def test_lens_training_lowers_its_loss(begun, sampler, tmp_path):
+def test_lens_training_lowers_its_loss(begun, sampler):
     bundle = copy.deepcopy(begun)
-    with TelemetryWriter(tmp_path) as telemetry:
-        config = lens_config(steps=40, rounds=1, batch=8)
-        train_lens(bundle, sampler, config, seed=0, telemetry=telemetry)
-    losses = read(tmp_path, "train")["lens_loss_nats"].to_list()
-    assert losses[-1] < losses[0] - 0.3
+    train_lens(bundle, sampler, lens_config(steps=40, rounds=1, batch=8), seed=0, telemetry=SILENT)
+    assert lens_loss_of(bundle, sampler) < lens_loss_of(begun, sampler) - 4
 
 
 # Schedules.
