@@ -131,7 +131,7 @@ class Bundle:
         try:
             description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
             version, config_mapping = description["format"], description["config"]
-            wanted = description["weights_blake2b"]
+            wanted, vocabulary = description["weights_blake2b"], description["vocabulary"]
         except OSError as problem:
             raise CheckpointError(
                 f"a model folder must hold {_DESCRIPTION}, {folder} does not ({problem.strerror}); "
@@ -162,10 +162,9 @@ class Bundle:
             tokenizer = Tokenizer.load(folder / _VOCABULARY)
         except ConfigError as problem:
             raise CheckpointError(f"the model in {folder} must be whole, but {problem}") from None
-        # Models saved before the vocabulary was named lack the key.
-        if description.get("vocabulary", tokenizer.fingerprint) != tokenizer.fingerprint:
+        if tokenizer.fingerprint != vocabulary:
             raise CheckpointError(
-                f"{folder / _VOCABULARY} must be the vocabulary {description['vocabulary']} that the model was trained "
+                f"{folder / _VOCABULARY} must be the vocabulary {vocabulary} that the model was trained "
                 f"with, got {tokenizer.fingerprint}; restore it"
             )
         bundle = cls(config, tokenizer)

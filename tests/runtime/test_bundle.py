@@ -103,7 +103,16 @@ def test_a_path_that_is_no_model_says_how_to_make_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "description", ["null", "[]", "3", '"text"', "{}", '{"format": 1}', '{"format": 1, "config": {}}']
+    "description",
+    [
+        "null",
+        "[]",
+        "3",
+        '"text"',
+        "{}",
+        '{"format": 1}',
+        '{"format": 1, "config": {}, "weights_blake2b": ""}',
+    ],
 )
 def test_a_description_of_something_else_is_refused(copy, description):
     (copy / "model.json").write_text(description)
