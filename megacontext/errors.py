@@ -31,6 +31,10 @@ class CorruptRecordError(TreeFormatError):
     """A stored record does not match its checksum."""
 
 
+class StorageError(MegaContextError):
+    """The disk refused: it is full, failing, or a limit was met. What was acknowledged before still stands."""
+
+
 class NodeMissingError(MegaContextError):
     """A node was asked for that the tree does not hold."""
 

@@ -14,9 +14,9 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts steps of one task on standard error. A context manager."""
+    """Counts steps of one task on standard error. A context manager. `total` None: nobody knows how many there are."""
 
-    def __init__(self, title: str, total: int):
+    def __init__(self, title: str, total: int | None):
         self._title, self._total = title, total
         self._done, self._note = 0, ""
         self._last_line = time.monotonic()
@@ -54,6 +54,11 @@ class Progress:
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._print()
 
+    def set(self, done: int, note: str | None = None) -> None:
+        """The same, for who knows how many steps are done in all."""
+        self.advance(note, done - self._done)
+
     def _print(self) -> None:
         self._last_line = time.monotonic()
-        print(f"{self._title}: {self._done}/{self._total} {self._note}".rstrip(), file=sys.stderr, flush=True)
+        of = "" if self._total is None else f"/{self._total}"
+        print(f"{self._title}: {self._done}{of} {self._note}".rstrip(), file=sys.stderr, flush=True)

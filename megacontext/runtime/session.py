@@ -77,7 +77,7 @@ class Session:
         self.encoder = BundleEncoder(bundle)
         self._scorer_name, self._seed = scorer, seed
         SCORERS.get(scorer)
-        self._scorers: dict[tuple[str, int], Scorer] = {}
+        self._scorers: dict[tuple[str, int, int], Scorer] = {}
 
     def observe(self, heard: str | np.ndarray) -> None:
         """Append text or token ids to the history. When it returns, they are in the memory."""
@@ -104,6 +104,8 @@ class Session:
             Question(number=number, ids=prompt, needed_blocks=needed_blocks)
         )
         steps = refocus(start, score, room, AllocatorState(), self.config.allocator, self.config.max_steps)
+        if memory.writable:
+            self._count_accesses(steps)
         return Focus(steps, steps[-1].context, (time.perf_counter() - began) * 1000)
 
     def read(self, context: WorkingContext | None, prompt: np.ndarray) -> Reading:
@@ -128,11 +130,19 @@ class Session:
         rows = decode_greedily(self.bundle.base, readings, max_tokens=max_tokens, stop_token=newline)
         return [tokenizer.decode(row).strip() for row in rows]
 
+    def _count_accesses(self, steps: list[FocusStep]) -> None:
+        """Note in the memory which entries each step saw and unfolded."""
+        now_ms = time.time_ns() // 1_000_000
+        for step in steps:
+            opened = np.zeros(len(step.context.lod), dtype=bool)
+            opened[[edit.slot for edit in step.edits if edit.kind == "expand"]] = True
+            self.memory.record_access(step.context.lod, step.context.index, opened, time_ms=now_ms)
+
     def _scorer(self, name: str) -> Scorer:
-        """The scorer of that name over the history as it is now; made anew when the history has grown."""
-        key = name, self.memory.num_blocks
+        """The scorer of that name over the history as it is now; made anew when the history has changed."""
+        key = name, self.memory.num_blocks, self.memory.revision
         if key not in self._scorers:
-            self._scorers = {other: made for other, made in self._scorers.items() if other[1] == key[1]}
+            self._scorers = {other: made for other, made in self._scorers.items() if other[1:] == key[1:]}
             self._scorers[key] = SCORERS.get(name)(
                 ScorerParts(
                     memory=self.memory,

@@ -1,11 +1,12 @@
 """A memory: the whole history of a reader as a tree of tokens, gists and addresses.
 
-Appending cuts the history into blocks of K tokens, asks a gist encoder for the vectors of each finished block
-and of every ancestor that it completes, and keeps the unfinished tail as well. A chunk of blocks with all
-that follows from it is one transaction, so whatever happens, a memory is a whole tree over what was
-acknowledged. Vectors are rounded to float16 when they are made and parents are computed from rounded
-children: every route to a tree of the same tokens (one by one, at once, in RAM, on disk, reopened in between)
-gives the same tree, if the encoder does its part.
+Appending cuts the history into blocks of K tokens, asks a gist encoder for the vectors of each finished block and of
+every ancestor that it completes, and keeps the unfinished tail as well. A chunk of blocks with all that follows from
+it is one transaction, so whatever happens, a memory is a whole tree over what was acknowledged.
+
+Tokens are the truth and gists follow from them: a memory may hold its tokens alone, or several versions of gists by
+different encoders side by side. An open memory reads one version, from beginning to end; what that version does not
+cover yet is refused, made at once (`lazy`) or taken from another version (`stale`), as the caller asks.
 
 Deliberately ignorant of networks (it takes any `GistEncoder`), of working contexts and of text.
 """
@@ -13,48 +14,63 @@ Deliberately ignorant of networks (it takes any `GistEncoder`), of working conte
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from megacontext.errors import ConfigError, CorruptRecordError, NodeMissingError, ShapeError
-from megacontext.tree.encoder import NO_TOKEN, GistEncoder, left_windows
+from megacontext.errors import (
+    ConfigError,
+    CorruptRecordError,
+    NodeMissingError,
+    ShapeError,
+    StaleGistError,
+    StorageError,
+)
+from megacontext.tree.access import AccessStatistics
+from megacontext.tree.documents import Citation, Document, Documents, grown, name_record, now
+from megacontext.tree.encoder import GistEncoder
+from megacontext.tree.growth import grow
+from megacontext.tree.history import End, History
 from megacontext.tree.identity import (
-    Format,
+    Catalogue,
     Identity,
+    Version,
     check_encoder,
     check_identity,
     check_widths,
-    format_record,
-    read_format,
 )
-from megacontext.tree.lmdb_store import DEFAULT_MAP_BYTES, LmdbStore
-from megacontext.tree.store import (
-    ADDRESSES,
-    GISTS,
-    META,
-    TOKENS,
-    RamStore,
-    Records,
-    Store,
-    block_keys,
-    node_keys,
-    pack_tokens,
-    seal,
-    seal_rows,
-    to_half,
-    unpack_tokens,
-    unseal,
-    unseal_rows,
-)
+from megacontext.tree.lmdb_store import DEFAULT_MAP_BYTES, Check, LmdbStore
+from megacontext.tree.made_on_read import make_addresses, make_gists
+from megacontext.tree.records import DOCUMENTS, META, NAMES, TOKENS, node_keys, pack_tokens
+from megacontext.tree.store import Batch, RamStore, Store
 
 CHUNK_BLOCKS = 2048
 """Blocks encoded together and written in one transaction: 65,536 tokens at K = 32."""
+_CHUNK_NUMBERS = 1 << 24
+"""Numbers in a chunk's gists at most: wide gists come in smaller chunks."""
+BATCH_TOKENS = 4096
+"""Tokens that wait in RAM at most where durability is "batch"."""
+_ACCESS_NODES = 4096
+"""Nodes whose access counts wait in RAM at most."""
 
-_END_KEY = b"end"
+Durability = Literal["sync", "batch"]
+T = TypeVar("T")
+
+
+class Receipt(NamedTuple):
+    """What `append` answers. Tokens from `durable_tokens` on are in RAM only: a crash would lose them."""
+
+    num_tokens: int
+    durable_tokens: int
+
+    @property
+    def synced(self) -> bool:
+        return self.num_tokens == self.durable_tokens
 
 
 class Memory:
@@ -64,87 +80,101 @@ class Memory:
     reading never changes a record.
     """
 
-    def __init__(self, store: Store, form: Format, encoder: GistEncoder | None, writable: bool):
-        self._store = store
-        self._format = form
-        self._encoder = encoder
-        self._writable = writable
-        self._addresses = np.empty((0, form.address_width), dtype=np.float32)
-        self._addresses_known = 0
+    def __init__(
+        self,
+        store: Store,
+        label: str,
+        version: int,
+        encoder: GistEncoder | None,
+        writable: bool,
+        durability: Durability = "sync",
+        lazy: bool = False,
+    ):
+        self.store, self.encoder, self.writable = store, encoder, writable
+        self.history = History(store, label)
+        self.access = AccessStatistics(store, self.history.block_size)
+        self._version_number = version
+        self._durability, self._lazy = durability, lazy
+        self._pending: list[np.ndarray] = []
+        self._document: Document | None = None
+        self._addresses: tuple[int, int, np.ndarray] | None = None
 
     @classmethod
     def create(
         cls,
         path: Path | str | None,
         identity: Identity,
-        encoder: GistEncoder,
+        encoder: GistEncoder | None,
         *,
+        durability: Durability = "sync",
         map_bytes: int = DEFAULT_MAP_BYTES,
     ) -> Memory:
         """An empty memory in the new folder `path`, or in RAM if that is None, open for writing.
 
-        Raises ConfigError if the path exists or the encoder is not the one that the identity names.
+        Without an encoder it takes tokens only; gists can be made later (`refresh`). Raises ConfigError if the path
+        exists or the encoder is not the one that the identity names, StorageError if the disk refuses.
         """
-        check_encoder(identity, encoder)
-        form = Format(
-            identity=identity,
-            gist_width=encoder.gist_width,
-            address_width=encoder.address_width,
-            left_tokens=encoder.left_tokens,
-        )
+        catalogue = Catalogue(tokenizer=identity.tokenizer, block_size=identity.block_size)
+        if encoder is not None:
+            check_encoder(identity, encoder)
+            first = replace(Version.of(1, identity, encoder), frontier=None)
+            catalogue = replace(catalogue, versions=(first,), active=1)
+        batch = Batch()
+        batch.put(META, [End(0, 0, 0, np.empty(0, dtype=np.int32)).record(), catalogue.record()])
         if path is None:
             store: Store = RamStore()
+            store.write(batch)
         else:
-            folder = Path(path)
-            if folder.exists():
-                raise ConfigError(
-                    f"a new memory needs a path that does not exist yet, {folder} does; open it or "
-                    "choose another"
-                )
-            folder.mkdir(parents=True)
-            try:
-                store = LmdbStore.create(folder, map_bytes)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-        store.write({META: [_end_record(0, np.empty(0, dtype=np.int32)), format_record(form)]})
-        return cls(store, form, encoder, writable=True)
+            store = _new_store(Path(path), batch, map_bytes)
+        return cls(store, str(path or "RAM"), catalogue.active, encoder, True, durability)
 
     @classmethod
     def open(
         cls,
         path: Path | str,
-        identity: Identity | None,
+        identity: Identity | None = None,
         encoder: GistEncoder | None = None,
         writable: bool = False,
         *,
+        durability: Durability = "sync",
+        lazy: bool = False,
+        check: Check = "auto",
         map_bytes: int = DEFAULT_MAP_BYTES,
     ) -> Memory:
-        """The memory in `path`. `identity` None accepts any: for looking at a memory without its model.
+        """The memory in `path`, reading the gist version that was made with the parts of `identity`.
+
+        `identity` None accepts any parts and reads the active version: for looking at a memory without its model, and
+        for what needs no gists. `lazy` makes missing gists at the moment they are read, and keeps them if the memory
+        is writable. Without an encoder, appending writes tokens only.
 
         Raises TreeFormatError if there is none, it is of another format, was made with other parts, or has a
-        writer already; CorruptRecordError if its first record is damaged; ConfigError if writing lacks parts.
+        writer already; CorruptRecordError if it is damaged; ConfigError for an encoder without its identity.
         """
-        if writable and (identity is None or encoder is None):
-            raise ConfigError(
-                "writing to a memory needs its identity and its encoder; pass both or open it for reading"
-            )
-        if identity is not None and encoder is not None:
+        if encoder is not None:
+            if identity is None:
+                raise ConfigError("an encoder needs the identity that it belongs to; pass both, or neither")
             check_encoder(identity, encoder)
-        store = LmdbStore.open(Path(path), writable, map_bytes)
+        if lazy and encoder is None:
+            raise ConfigError("making gists when they are read needs an encoder; pass one, or lazy=False")
+        store = LmdbStore.open(Path(path), writable, map_bytes, check)
         try:
-            form = read_format(store, str(path))
-            if identity is not None:
-                check_identity(form.identity, identity, str(path))
-            if encoder is not None:
-                check_widths(form, encoder, str(path))
+            catalogue = History(store, str(path)).catalogue()
+            version = _version_for(catalogue, identity, str(path))
+            if encoder is not None and version is not None:
+                check_widths(version, encoder, str(path))
         except BaseException:
             store.close()
             raise
-        return cls(store, form, encoder, writable)
+        return cls(store, str(path), version.number if version else 0, encoder, writable, durability, lazy)
 
     def close(self) -> None:
-        self._store.close()
+        """Write what is pending, and let go of the store."""
+        try:
+            if self.writable:
+                self.sync()
+                self.access.flush()
+        finally:
+            self.store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -154,34 +184,54 @@ class Memory:
     ) -> None:
         self.close()
 
+    # What it is.
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Parts, gist versions, and what was forgotten or lost, as of now."""
+        return self.history.catalogue()
+
+    @property
+    def version(self) -> Version:
+        """The gist version that is read. Raises StaleGistError if there is none, or it is gone."""
+        return self._version_in(self.history.catalogue())
+
     @property
     def identity(self) -> Identity:
-        return self._format.identity
+        """Fingerprints of the parts; those of the gist version are empty where there is none."""
+        catalogue = self.history.catalogue()
+        version = catalogue.version(self._version_number) if self._version_number else None
+        return Identity(
+            tokenizer=catalogue.tokenizer,
+            embedding=version.embedding if version else "",
+            encoder=version.encoder if version else "",
+            block_size=catalogue.block_size,
+        )
 
     @property
     def block_size(self) -> int:
         """K, tokens of a block and children of a node."""
-        return self._format.identity.block_size
+        return self.history.block_size
 
     @property
     def gist_width(self) -> int:
         """E, numbers in a gist."""
-        return self._format.gist_width
+        return self.version.gist_width
 
     @property
     def address_width(self) -> int:
         """A, numbers in an address."""
-        return self._format.address_width
+        return self.version.address_width
 
     @property
     def left_tokens(self) -> int:
         """How many tokens in front of a block its address has seen."""
-        return self._format.left_tokens
+        return self.version.left_tokens
 
     @property
     def num_tokens(self) -> int:
-        """Length of the history, tail included."""
-        return self._end()[0]
+        """Length of the history, tail and pending tokens included."""
+        return self.history.end().num_tokens + sum(map(len, self._pending))
 
     @property
     def num_blocks(self) -> int:
@@ -189,194 +239,397 @@ class Memory:
         return self.num_tokens // self.block_size
 
     @property
+    def revision(self) -> int:
+        """Grows whenever something that was there before has changed: tokens forgotten, a gist version added."""
+        return self.history.end().revision
+
+    @property
     def store_bytes(self) -> int:
         """Bytes of the file on disk, or of the records in RAM."""
-        return self._store.store_bytes
+        return self.store.store_bytes
+
+    @property
+    def documents(self) -> Documents:
+        """The sources of the history, by number, name or place."""
+        self._read_your_writes()
+        return self.history.documents
+
+    def cite(self, start: int, stop: int) -> list[Citation]:
+        """The stretches of documents that tokens [start, stop) come from, in order."""
+        return self.documents.cite(start, stop)
 
     def count(self, lod: int) -> int:
         """How many complete nodes level `lod` has."""
         return self.num_tokens // self.block_size**lod
 
+    # Reading.
+
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Ids of tokens [start, stop), int32. Raises NodeMissingError beyond the history."""
-        num_tokens, tail = self._end()
-        if not 0 <= start <= stop <= num_tokens:
-            raise NodeMissingError(
-                f"tokens must lie in [0, {num_tokens}), got [{start}, {stop}); ask for what the history holds"
-            )
-        size = self.block_size
-        first, last = start // size, min(-(-stop // size), num_tokens // size)
-        ids = self._blocks(np.arange(first, max(first, last))).reshape(-1)
-        if stop > num_tokens - len(tail):
-            ids = np.concatenate([ids, tail])
-        return ids[start - first * size : stop - first * size]
+        self._read_your_writes()
+        return self.history.tokens(start, stop)
 
     def blocks(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Ids of finished blocks, int32 (n, K), in the order asked for. Raises NodeMissingError."""
-        return self._blocks(self._checked(1, indices))
-
-    def gists(self, lod: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Gists of nodes of one LOD >= 1, float32 (n, E), in the order asked for. Raises NodeMissingError."""
-        if lod < 1:
-            raise NodeMissingError(
-                f"a gist needs lod >= 1, got {lod}; tokens have none, read them with tokens()"
-            )
-        return self._vectors(
-            GISTS, node_keys(lod, self._checked(lod, indices)), self.gist_width, f"gists of LOD{lod}"
-        )
-
-    def addresses(self) -> np.ndarray:
-        """Addresses of all finished blocks in time order, float32 (num_blocks, A), read-only.
-
-        Kept in memory once read; a later call reads only what was appended since.
-        """
-        known, wanted = self._addresses_known, self.num_blocks
-        if wanted > len(self._addresses):
-            grown = np.empty((max(wanted, 2 * known), self.address_width), dtype=np.float32)
-            grown[:known] = self._addresses[:known]
-            self._addresses = grown
-        if wanted > known:
-            keys = block_keys(np.arange(known, wanted))
-            self._addresses[known:wanted] = self._vectors(ADDRESSES, keys, self.address_width, "addresses")
-            self._addresses_known = wanted
-        view = self._addresses[:wanted]
-        view.flags.writeable = False
-        return view
+        self._read_your_writes()
+        return self.history.blocks(self.history.checked(1, indices, self.num_tokens))
 
     def left_of(self, block: int) -> np.ndarray:
         """The ids in front of a block, int32 (left_tokens,): what its address has seen besides the block.
 
         NO_TOKEN stands where the history had not begun. `block` may be the next one, not finished yet.
         """
+        self._read_your_writes()
         if not 0 <= block <= self.num_blocks:
             raise NodeMissingError(
                 f"a block index must lie in [0, {self.num_blocks}], got {block}; ask for one that exists"
             )
-        stop = block * self.block_size
-        start = max(0, stop - self.left_tokens)
-        padding = np.full(self.left_tokens - (stop - start), NO_TOKEN, dtype=np.int32)
-        return np.concatenate([padding, self.tokens(start, stop)])
+        return self.history.before(block * self.block_size, self.left_tokens)
 
-    def append(self, ids: Sequence[int] | np.ndarray) -> None:
-        """Add tokens to the end of the history. When it returns, they are durable; an empty append is fine.
+    def gists(self, lod: int, indices: Sequence[int] | np.ndarray, *, stale: bool = False) -> np.ndarray:
+        """Gists of nodes of one LOD >= 1, float32 (n, E), in the order asked for. Raises NodeMissingError.
+
+        Raises StaleGistError for nodes that this memory's version does not cover; `stale` takes those of another
+        version of the same width instead, where there is one.
+        """
+        if lod < 1:
+            raise NodeMissingError(
+                f"a gist needs lod >= 1, got {lod}; tokens have none, read them with tokens()"
+            )
+        self._read_your_writes()
+        return self._settled(lambda: self._gists(lod, indices, stale))
+
+    def addresses(self, start: int = 0, stop: int | None = None, *, stale: bool = False) -> np.ndarray:
+        """Addresses of finished blocks [start, stop) in time order, float32 (n, A), read-only.
+
+        All of them (no arguments) are kept in memory once read, and a later call reads only what was appended since;
+        a range is read anew each time. Raises StaleGistError as `gists` does.
+        """
+        self._read_your_writes()
+        if start == 0 and stop is None:
+            rows = self._settled(lambda: self._all_addresses(stale))
+        else:
+            rows = self._settled(lambda: self._address_range(start, stop, stale))
+        view = rows.view()
+        view.flags.writeable = False
+        return view
+
+    def covers(self, lod: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which nodes have gists of this memory's version, bool (n,). Raises NodeMissingError."""
+        self._read_your_writes()
+        end, catalogue = self.history.state()
+        wanted = self.history.checked(lod, indices, end.num_tokens)
+        return self._covered(self._version_in(catalogue), lod, wanted, end)
+
+    def _gists(self, lod: int, indices: Sequence[int] | np.ndarray, stale: bool) -> np.ndarray:
+        end, catalogue = self.history.state()
+        wanted = self.history.checked(lod, indices, end.num_tokens)
+        version = self._version_in(catalogue)
+        covered = self._covered(version, lod, wanted, end)
+        if covered.all():
+            return self.history.gists(version, lod, wanted)
+        if self._lazy and self.encoder is not None:
+            batch = Batch()
+            made = make_gists(self.history, self.encoder, version, lod, wanted, end, batch)
+            self._keep(batch)
+            return made
+        if not stale:
+            raise _not_covered(version, lod, wanted[~covered], self.block_size, end)
+        rows = np.empty((len(wanted), version.gist_width), dtype=np.float32)
+        rows[covered] = self.history.gists(version, lod, wanted[covered])
+        for older in self._stand_ins(catalogue, version, "gist_width"):
+            at = ~covered & self._covered(older, lod, wanted, end)
+            rows[at] = self.history.gists(older, lod, wanted[at])
+            covered |= at
+        if not covered.all():
+            raise _not_covered(version, lod, wanted[~covered], self.block_size, end)
+        return rows
+
+    def _all_addresses(self, stale: bool) -> np.ndarray:
+        end, catalogue = self.history.state()
+        wanted = end.num_tokens // self.block_size
+        known, held = 0, np.empty((0, self._version_in(catalogue).address_width), dtype=np.float32)
+        if self._addresses is not None and self._addresses[0] == end.revision:
+            _, known, held = self._addresses
+        if wanted > known:
+            if wanted > len(held):
+                grown_to = np.empty((max(wanted, 2 * known), held.shape[1]), dtype=np.float32)
+                grown_to[:known] = held[:known]
+                held = grown_to
+            held[known:wanted] = self._address_range(known, wanted, stale)
+        self._addresses = end.revision, wanted, held
+        return held[:wanted]
+
+    def _address_range(self, start: int, stop: int | None, stale: bool) -> np.ndarray:
+        end, catalogue = self.history.state()
+        stop = end.num_tokens // self.block_size if stop is None else stop
+        wanted = self.history.checked(1, np.arange(start, stop), end.num_tokens)
+        version = self._version_in(catalogue)
+        covered = self._covered(version, 1, wanted, end)
+        if covered.all():
+            return self.history.addresses(version, wanted)
+        if self._lazy and self.encoder is not None:
+            batch = Batch()
+            made = make_addresses(self.history, self.encoder, version, wanted, end, batch)
+            self._keep(batch)
+            return made
+        rows = np.empty((len(wanted), version.address_width), dtype=np.float32)
+        rows[covered] = self.history.addresses(version, wanted[covered])
+        for older in self._stand_ins(catalogue, version, "address_width") if stale else ():
+            at = ~covered & self._covered(older, 1, wanted, end)
+            rows[at] = self.history.addresses(older, wanted[at])
+            covered |= at
+        if not covered.all():
+            raise _not_covered(version, 1, wanted[~covered], self.block_size, end)
+        return rows
+
+    def _covered(self, version: Version, lod: int, wanted: np.ndarray, end: End) -> np.ndarray:
+        width = self.block_size ** (lod - 1)
+        return version.covers(wanted * width, (wanted + 1) * width, end.num_tokens // self.block_size)
+
+    def _stand_ins(self, catalogue: Catalogue, version: Version, width: str) -> list[Version]:
+        """Other versions of the same width, the newest first."""
+        return [
+            other
+            for other in reversed(catalogue.versions)
+            if other.number != version.number and getattr(other, width) == getattr(version, width)
+        ]
+
+    def _version_in(self, catalogue: Catalogue) -> Version:
+        if not self._version_number:
+            raise StaleGistError(
+                f"{self.history.label} holds tokens and no gists yet; make them with `megacontext memory refresh`"
+            )
+        for version in catalogue.versions:
+            if version.number == self._version_number:
+                return version
+        raise StaleGistError(
+            f"the gist version {self._version_number} of {self.history.label}, which was being read, has been "
+            "removed; open the memory again"
+        )
+
+    def _settled(self, read: Callable[[], T]) -> T:
+        """What `read` gives of a history that stands still: once more if another process changed it meanwhile."""
+        while True:
+            revision = self.history.end().revision
+            try:
+                return read()
+            except CorruptRecordError:
+                if self.history.end().revision == revision:
+                    raise
+
+    def _keep(self, batch: Batch) -> None:
+        if self.writable:
+            self.store.write(batch)
+
+    # Writing.
+
+    def append(self, ids: Sequence[int] | np.ndarray) -> Receipt:
+        """Add tokens to the end of the history, and to the document that is open. An empty append is fine.
+
+        With durability "sync" they are on disk when it returns. With "batch" up to BATCH_TOKENS wait in RAM for the
+        next append, read, `sync` or `close`, and the receipt says how many are on disk.
 
         Written in chunks of CHUNK_BLOCKS blocks, each with its gists, addresses and the ancestors that it
-        completes in one transaction. After an error the memory holds the chunks before it.
-        Raises ShapeError for ids that are no row of integers in [0, 2**31), or vectors of a wrong shape.
+        completes in one transaction. After an error the memory holds the chunks before it. Where the version does not
+        keep up with the history, or there is no encoder, only tokens are written; `refresh.sweep` makes the rest.
+        Raises ShapeError for ids that are no row of integers in [0, 2**31), or vectors of a wrong shape; StorageError
+        if the disk refuses.
         """
-        if not self._writable or self._encoder is None:
-            raise ConfigError(
-                "appending needs a memory opened with writable=True and its encoder, this one is "
-                "open for reading"
-            )
+        self._require_writable("appending")
         fresh = _checked_ids(ids)
-        size = self.block_size
-        num_tokens, tail = self._end()
+        if len(fresh):
+            self._pending.append(fresh)
+        if self._durability == "sync" or sum(map(len, self._pending)) >= BATCH_TOKENS:
+            self.sync()
+        durable = self.history.end().num_tokens
+        return Receipt(durable + sum(map(len, self._pending)), durable)
+
+    def sync(self) -> None:
+        """Write what is pending; when it returns, all that was appended is on disk."""
+        if not self._pending:
+            return
+        fresh = np.concatenate(self._pending)
+        # Whatever goes wrong below is told to the caller once, and not again by the next call.
+        self._pending = []
         done = 0
         while done < len(fresh):
-            # Chunks end on multiples of CHUNK_BLOCKS: siblings rarely have to be read back for a parent.
-            room = CHUNK_BLOCKS * size - num_tokens % (CHUNK_BLOCKS * size)
-            taken = fresh[done : done + room]
-            pending = np.concatenate([tail, taken])
-            whole = len(pending) // size * size
-            tables: dict[str, Records] = {}
-            if whole:
-                tables = self._grow(num_tokens // size, pending[:whole].reshape(-1, size))
-            num_tokens, tail = num_tokens + len(taken), pending[whole:]
-            self._store.write({**tables, META: [_end_record(num_tokens, tail)]})
+            end, catalogue = self.history.state()
+            chunk = self._chunk_tokens(catalogue)
+            # Chunks end on multiples of their size: siblings rarely have to be read back for a parent.
+            taken = fresh[done : done + chunk - end.num_tokens % chunk]
+            self._write_chunk(taken, end, catalogue)
             done += len(taken)
 
-    def _grow(self, first: int, blocks: np.ndarray) -> dict[str, Records]:
-        """Records of `blocks` (n, K), which begin at `first`, and of every ancestor that they complete."""
-        assert self._encoder is not None
-        n, size = blocks.shape
-        left = left_windows(self.left_of(first), blocks, self.left_tokens)
-        gists, addresses = self._encoder.encode_blocks(blocks, left)  # (n, K) -> (n, E), (n, A)
-        level = to_half(_shaped(gists, (n, self.gist_width), "encode_blocks' gists"), "gists")
-        address = to_half(
-            _shaped(addresses, (n, self.address_width), "encode_blocks' addresses"), "addresses"
+    @contextmanager
+    def document(
+        self,
+        name: str,
+        *,
+        media_type: str = "text/plain",
+        tags: Sequence[str] = (),
+        time: str = "",
+        digest: str = "",
+    ) -> Iterator[Document]:
+        """All that is appended inside belongs to one document. Gives its record as it stands at the beginning.
+
+        If the last document of the memory has this name and digest and was cut off, it goes on: then the record
+        already has tokens. A document that an error or a crash ends stays "open".
+        """
+        self._require_writable("adding a document")
+        if self._document is not None:
+            raise ConfigError(
+                f"one document is written at a time, {self._document.name!r} is open; close it before {name!r}"
+            )
+        if not name:
+            raise ConfigError("a document needs a name; give its file name, or say what it is")
+        self.sync()
+        last = self.history.documents.last()
+        if last is not None and (last.state, last.name, last.digest) == ("open", name, digest):
+            begun = last
+        else:
+            begun = self._begin(name, media_type, tuple(tags), time, digest)
+        self._document = begun
+        try:
+            yield begun
+            self.sync()
+            self._put_documents(replace(self._document, state="whole"))
+        finally:
+            try:
+                self.sync()
+            finally:
+                self._document = None
+
+    def supersede(self, old: int, new: int) -> None:
+        """Say that document `new` replaces `old`, which stays readable."""
+        self._require_writable("superseding a document")
+        one, other = self.documents[old], self.documents[new]
+        if old == new or "forgotten" in (one.state, other.state):
+            raise ConfigError(
+                f"a document is superseded by another that is there, got {old} ({one.state}) by {new} ({other.state})"
+            )
+        self._put_documents(replace(one, state="superseded", superseded_by=new))
+
+    def record_access(
+        self, lod: np.ndarray, index: np.ndarray, expanded: np.ndarray, *, time_ms: int
+    ) -> None:
+        """Count one refocus step: entries (W,) as levels and indices, and which of them were unfolded."""
+        self._require_writable("counting accesses")
+        self.access.observe(lod, index, expanded, complete=self.num_blocks, time_ms=time_ms)
+        if self.access.pending >= _ACCESS_NODES:
+            self.access.flush()
+
+    def _begin(self, name: str, media_type: str, tags: tuple[str, ...], time: str, digest: str) -> Document:
+        end = self.history.end()
+        document = Document(
+            number=end.num_documents,
+            name=name,
+            media_type=media_type,
+            tags=tags,
+            time=time,
+            added=now(),
+            digest=digest,
+            start=end.num_tokens,
+            stop=end.num_tokens,
         )
-        keys = block_keys(np.arange(first, first + n))
-        records = seal_rows(node_keys(1, np.arange(first, first + n)), level)
-        tables = {TOKENS: pack_tokens(keys, blocks), ADDRESSES: seal_rows(keys, address), GISTS: records}
-        lod = 1
-        while (parents := (first + n) // size - first // size) > 0:
-            older = self._siblings_before(lod, first)
-            family = np.concatenate([older, level.astype(np.float32)])[: parents * size]
-            made = self._encoder.encode_parents(
-                family.reshape(parents, size, -1), lod + 1
-            )  # (n, K, E) -> (n, E)
-            level = to_half(_shaped(made, (parents, self.gist_width), "encode_parents' gists"), "gists")
-            lod, first, n = lod + 1, first // size, parents
-            records += seal_rows(node_keys(lod, np.arange(first, first + n)), level)
-        return tables
+        batch = Batch()
+        batch.put(META, [end._replace(num_documents=end.num_documents + 1).record()])
+        batch.put(DOCUMENTS, [document.record()])
+        batch.put(NAMES, [name_record(document)])
+        self.store.write(batch)
+        return document
 
-    def _siblings_before(self, lod: int, index: int) -> np.ndarray:
-        """Stored gists of the older siblings of a node that is being made, float32 (0 to K - 1, E)."""
-        oldest = index - index % self.block_size
-        return self._vectors(
-            GISTS, node_keys(lod, np.arange(oldest, index)), self.gist_width, f"gists of LOD{lod}"
+    def _put_documents(self, *documents: Document) -> None:
+        batch = Batch()
+        batch.put(DOCUMENTS, [document.record() for document in documents])
+        self.store.write(batch)
+
+    def _write_chunk(self, taken: np.ndarray, end: End, catalogue: Catalogue) -> None:
+        """One transaction: tokens, the vectors that follow from them, the document's and the history's end."""
+        size = self.block_size
+        batch = Batch()
+        pending = np.concatenate([end.tail, taken])
+        whole = len(pending) // size * size
+        after = end._replace(num_tokens=end.num_tokens + len(taken), tail=pending[whole:])
+        if whole:
+            first, blocks = end.num_tokens // size, pending[:whole].reshape(-1, size)
+            batch.put(TOKENS, pack_tokens(node_keys(1, np.arange(first, first + len(blocks)), size), blocks))
+            changed = self._follow(catalogue, first, blocks, batch)
+            if changed != catalogue:
+                after = after._replace(revision=end.revision + 1)
+                batch.put(META, [changed.record()])
+        document = self._document and grown(self._document, after.num_tokens)
+        if document is not None:
+            batch.put(DOCUMENTS, [document.record()])
+        batch.put(META, [after.record()])
+        self.store.write(batch)
+        self._document = document
+
+    def _follow(self, catalogue: Catalogue, first: int, blocks: np.ndarray, batch: Batch) -> Catalogue:
+        """Extend the version that is read, if it keeps up and can be; the others are left behind."""
+        for version in catalogue.versions:
+            ours = version.number == self._version_number and self.encoder is not None
+            if ours and version.frontier is None:
+                assert self.encoder is not None
+                grow(self.history, self.encoder, version, first, blocks, first + len(blocks), batch)
+            else:
+                catalogue = catalogue.with_version(version.left_behind(first))
+        return catalogue
+
+    def _chunk_tokens(self, catalogue: Catalogue) -> int:
+        widest = max((version.gist_width for version in catalogue.versions), default=1)
+        return self.block_size * chunk_blocks(widest, self.block_size)
+
+    def _read_your_writes(self) -> None:
+        if self._pending:
+            self.sync()
+
+    def _require_writable(self, what: str) -> None:
+        if not self.writable:
+            raise ConfigError(
+                f"{what} needs a memory opened with writable=True, {self.history.label} is open for reading"
+            )
+
+
+def chunk_blocks(gist_width: int, block_size: int) -> int:
+    """Blocks of one transaction: CHUNK_BLOCKS, fewer where gists are wide, whole families in any case."""
+    families = _CHUNK_NUMBERS // max(1, gist_width) // block_size
+    return max(1, min(CHUNK_BLOCKS, families * block_size))
+
+
+def _new_store(folder: Path, first: Batch, map_bytes: int) -> LmdbStore:
+    if folder.exists():
+        raise ConfigError(
+            f"a new memory needs a path that does not exist yet, {folder} does; open it or choose another"
         )
-
-    def _end(self) -> tuple[int, np.ndarray]:
-        """Length of the history and ids of its unfinished tail, of one instant."""
-        (value,) = self._store.read(META, [_END_KEY])
-        if value is None:
-            raise CorruptRecordError(
-                "a memory must hold the record of its end, this one does not; restore a copy of the memory"
-            )
-        payload = unseal(_END_KEY, value, "the end of the history")
-        return int.from_bytes(payload[:8], "little"), np.frombuffer(payload, dtype="<i4", offset=8).astype(
-            np.int32
-        )
-
-    def _checked(self, lod: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        wanted = np.asarray(indices)
-        if wanted.size == 0:
-            return np.empty(0, dtype=np.int64)
-        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-            raise ShapeError(
-                f"node indices must be a row of integers, got {wanted.dtype} {wanted.shape}; pass a "
-                "list of ints"
-            )
-        count = self.count(lod)
-        if wanted.min() < 0 or wanted.max() >= count:
-            wrong = wanted[(wanted < 0) | (wanted >= count)][0]
-            raise NodeMissingError(
-                f"LOD{lod} of this memory has the nodes [0, {count}), got {wrong}; ask for one that exists"
-            )
-        return wanted
-
-    def _blocks(self, indices: np.ndarray) -> np.ndarray:
-        keys = block_keys(indices)
-        return unpack_tokens(keys, self._present(TOKENS, keys, "blocks of tokens"), self.block_size)
-
-    def _vectors(self, table: str, keys: list[bytes], width: int, what: str) -> np.ndarray:
-        if not keys:
-            return np.empty((0, width), dtype=np.float32)
-        payloads = unseal_rows(keys, self._present(table, keys, what), what)
-        if payloads.shape[1] != 2 * width:
-            raise CorruptRecordError(
-                f"{what} must take {2 * width} bytes, got {payloads.shape[1]}; restore a copy of the memory"
-            )
-        return payloads.view("<f2").astype(np.float32)
-
-    def _present(self, table: str, keys: list[bytes], what: str) -> list[bytes]:
-        """Values of records that the length of the history says must exist."""
-        values = self._store.read(table, keys)
-        if None in values:
-            key = keys[values.index(None)]
-            raise CorruptRecordError(
-                f"{what} must be stored for all of the history, {values.count(None)} of {len(keys)} "
-                "are missing, the "
-                f"first under key {key.hex()}; restore a copy of the memory"
-            )
-        return values  # type: ignore[return-value]
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"a new memory needs a folder, {folder} cannot be made ({error.strerror}); choose another path"
+        ) from None
+    try:
+        return LmdbStore.create(folder, first, map_bytes)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
-def _end_record(num_tokens: int, tail: np.ndarray) -> tuple[bytes, bytes]:
-    # Length and tail share a record: whoever reads it sees both of one instant, without a longer transaction.
-    return _END_KEY, seal(_END_KEY, num_tokens.to_bytes(8, "little") + tail.astype("<i4").tobytes())
+def _version_for(catalogue: Catalogue, identity: Identity | None, path: str) -> Version | None:
+    if identity is not None:
+        return check_identity(catalogue, identity, path)
+    return catalogue.version(catalogue.active) if catalogue.active else None
+
+
+def _not_covered(
+    version: Version, lod: int, missing: np.ndarray, block_size: int, end: End
+) -> StaleGistError:
+    reached = end.num_tokens if version.frontier is None else version.frontier * block_size
+    return StaleGistError(
+        f"gists of one version must be read together, version {version.number} reaches token {reached:,} of "
+        f"{end.num_tokens:,} with {len(version.holes)} holes and lacks {len(missing)} of the nodes asked for, "
+        f"the first LOD{lod} {missing[0]}; finish it with `megacontext memory refresh`, or ask for stale ones"
+    )
 
 
 def _checked_ids(ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -392,11 +645,3 @@ def _checked_ids(ids: Sequence[int] | np.ndarray) -> np.ndarray:
             f"token ids must lie in [0, 2**31), got {row.min()} to {row.max()}; check the tokenizer"
         )
     return row.astype(np.int32)
-
-
-def _shaped(vectors: np.ndarray, shape: tuple[int, int], what: str) -> np.ndarray:
-    if np.shape(vectors) != shape:
-        raise ShapeError(
-            f"{what} must have shape {shape}, got {np.shape(vectors)}; check the encoder's widths"
-        )
-    return np.asarray(vectors)

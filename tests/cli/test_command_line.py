@@ -60,8 +60,8 @@ MISTAKES = {
     "an unknown training recipe": (["train", "tny"], "unknown recipe 'tny'; did you mean 'tiny'?"),
     "an unknown training key": (["train", "tiny", "--set", "bases=1"], "unknown key 'bases'; did you mean"),
     "a training book that is missing": (["train", "tiny", "--set", 'books=["no.txt"]'], "no.txt is not"),
-    "a memory that is missing": (["ask", "no-memory", "Who?", "--model", "model"], "a memory is a folder with"),
-    "a file as memory": (["ask", "book.txt", "Who?", "--model", "model"], "a memory is a folder with data.mdb"),
+    "a memory that is missing": (["ask", "no-memory", "Who?", "--model", "model"], "a memory is a folder whose file"),
+    "a file as memory": (["ask", "book.txt", "Who?", "--model", "model"], "a memory is a folder whose file"),
 }  # fmt: skip
 
 
@@ -133,7 +133,7 @@ ASK = ("ask", "memory", "What is the crest?", "--model", "model", "--budget", "1
 
 
 def test_a_memory_answers_and_cites_what_was_read(remembered, capsys, memory, tokenizer):
-    held = {path: path.read_bytes() for path in (remembered / "memory").iterdir() if path.name == "data.mdb"}
+    held = {path: path.read_bytes() for path in (remembered / "memory").iterdir() if path.name == "tree-1.mdb"}
     assert main([*ASK, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["positions"] <= 100 and told["tokens"] == memory.num_tokens
@@ -170,7 +170,7 @@ def test_a_memory_made_with_another_model_refuses_to_answer(remembered, capsys, 
 
 
 def test_a_damaged_memory_refuses_to_answer(remembered, capsys):
-    path = remembered / "memory" / "data.mdb"
+    path = remembered / "memory" / "tree-1.mdb"
     path.write_bytes(b"no database" * 1000)
     assert main(ASK) == 2
     assert "a memory must be an LMDB file" in says_one_sentence(capsys.readouterr().err)

@@ -14,7 +14,7 @@ from tree_fakes import ArithmeticEncoder, assert_same, everything, identity_of, 
 
 from megacontext.errors import CorruptRecordError, TreeFormatError
 from megacontext.tree import Memory
-from megacontext.tree.store import seal
+from megacontext.tree.records import META, node_keys, seal
 
 PRELUDE = f"""
 import sys, time
@@ -140,10 +140,10 @@ def test_a_tiny_map_grows_without_anybody_noticing(map_bytes, tmp_path, encoder,
 
 def flip(path, needle, offset=0):
     """Change one bit of the data file, inside the only place that holds `needle`."""
-    raw = bytearray((path / "data.mdb").read_bytes())
+    raw = bytearray((path / "tree-1.mdb").read_bytes())
     assert raw.count(needle) == 1
     raw[raw.index(needle) + offset] ^= 4
-    (path / "data.mdb").write_bytes(raw)
+    (path / "tree-1.mdb").write_bytes(raw)
 
 
 def needles(path, identity):
@@ -173,16 +173,20 @@ def test_a_flipped_bit_is_found_when_its_record_is_read(part, ask, tmp_path, ide
     needle = needles(path, identity)[part]
     for offset in (0, len(needle) - 1):
         flip(path, needle, offset)
-        with Memory.open(path, identity) as memory, pytest.raises(CorruptRecordError, match="checksum"):
+        with pytest.raises(CorruptRecordError, match="checksum"), Memory.open(path, identity) as memory:
             ask(memory)
         flip(path, needle[:offset] + bytes([needle[offset] ^ 4]) + needle[offset + 1 :], offset)
     with Memory.open(path, identity) as memory:
         ask(memory)
 
 
+def key_of(index, lod=1):
+    return node_keys(lod, np.array([index]), 32)[0]
+
+
 def rewrite(path, table, change):
     """Edit records behind the memory's back: `change` gets a transaction of that table."""
-    environment = lmdb.open(str(path), max_dbs=4)
+    environment = lmdb.open(str(path / "tree-1.mdb"), subdir=False, max_dbs=20)
     with environment.begin(write=True, db=environment.open_db(table)) as transaction:
         change(transaction)
     environment.close()
@@ -190,7 +194,7 @@ def rewrite(path, table, change):
 
 def test_records_swapped_between_keys_are_found(tmp_path, identity):
     path = stored(tmp_path / "m", 32 * 40)
-    first, second = (3).to_bytes(8, "big"), (4).to_bytes(8, "big")
+    first, second = key_of(3), key_of(4)
 
     def swap(transaction):
         values = transaction.get(first), transaction.get(second)
@@ -204,9 +208,9 @@ def test_records_swapped_between_keys_are_found(tmp_path, identity):
 
 def test_missing_and_shortened_records_are_found(tmp_path, identity):
     path = stored(tmp_path / "m", 32 * 40)
-    rewrite(path, b"gists", lambda t: t.delete(b"\x01" + (5).to_bytes(8, "big")))
-    rewrite(path, b"addresses", lambda t: t.put((5).to_bytes(8, "big"), b"short"))
-    rewrite(path, b"tokens", lambda t: t.put((5).to_bytes(8, "big"), b""))
+    rewrite(path, b"gists.1", lambda t: t.delete(key_of(5)))
+    rewrite(path, b"addresses.1", lambda t: t.put(key_of(5), b"short"))
+    rewrite(path, b"tokens", lambda t: t.put(key_of(5), b""))
     with Memory.open(path, identity) as memory:
         assert memory.gists(1, [4, 6]).shape == (2, 6)
         with pytest.raises(CorruptRecordError, match="missing"):
@@ -220,7 +224,8 @@ def test_missing_and_shortened_records_are_found(tmp_path, identity):
 @pytest.mark.parametrize("content", [None, b"", b"no database" * 2000])
 def test_what_is_no_memory_is_refused_with_a_sentence(content, tmp_path, identity):
     if content is not None:
-        (tmp_path / "data.mdb").write_bytes(content)
+        (tmp_path / "tree-1.mdb").write_bytes(content)
+        (tmp_path / "current").write_text("tree-1.mdb")
     for writable in (False, True):
         with pytest.raises(TreeFormatError, match=str(tmp_path)):
             Memory.open(tmp_path, identity, ArithmeticEncoder(), writable=writable)
@@ -231,17 +236,17 @@ def test_what_is_no_memory_is_refused_with_a_sentence(content, tmp_path, identit
 
 def test_a_memory_of_another_format_or_never_finished_is_refused(tmp_path, identity):
     path = stored(tmp_path / "m", 10)
-    rewrite(path, b"meta", lambda t: t.put(b"format", seal(b"format", b'{"format": 2}')))
-    with pytest.raises(TreeFormatError, match=r"format 1, .* has 2"):
+    rewrite(path, b"meta", lambda t: t.put(b"format", seal(META, b"format", b'{"format": 3}')))
+    with pytest.raises(TreeFormatError, match=r"format 2, .* has 3"):
         Memory.open(path, identity)
     rewrite(path, b"meta", lambda t: t.delete(b"format"))
-    with pytest.raises(TreeFormatError, match="never finished"):
+    with pytest.raises(TreeFormatError, match="must say how it was made"):
         Memory.open(path, identity)
 
 
 def test_reading_leaves_the_data_file_as_it_is(tmp_path, identity):
     path = stored(tmp_path / "m", 32 * 40 + 7)
-    before = (path / "data.mdb").read_bytes()
+    before = (path / "tree-1.mdb").read_bytes()
     with Memory.open(path, identity) as memory:
         everything(memory)
-    assert (path / "data.mdb").read_bytes() == before
+    assert (path / "tree-1.mdb").read_bytes() == before
