@@ -8,6 +8,14 @@ from rich import box
 from rich.table import Table
 
 
+def plain_table(*columns: str) -> Table:
+    """An empty table with these headings: the first column to the left, the others to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    return table
+
+
 def results_tables(results: dict[str, Any], budget: int) -> list[Table]:
     """One table for each group of histories of a first-light run's results.json."""
     tables = []

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacontext.config import data_root
-from megacontext.errors import ConfigError, UnknownVariantError
+from megacontext.errors import UnknownVariantError
+from megacontext.sources import read_text
 
 
 @dataclass(frozen=True)
@@ -31,33 +32,10 @@ def load_book(name_or_path: str) -> Book:
     shipped = data_root() / "books" / f"{name_or_path}.txt"
     if Path(name_or_path).name == name_or_path and shipped.is_file():
         title = name_or_path.replace("-", " ").title().replace(" And ", " and ")
-        return Book(title, "public domain (see data/README.md)", read_text(shipped))
+        return Book(title, "public domain (see data/README.md)", read_text(shipped, "book"))
     path = Path(name_or_path)
     if not path.exists() and not path.suffix and path.name == name_or_path:
         raise UnknownVariantError(
             f"a book must be a text file or one of {', '.join(shipped_books())}, got {name_or_path!r}; check the name"
         )
-    return Book(path.name, "given by the user", read_text(path))
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file."""
-    try:
-        content = path.read_bytes()
-    except OSError as problem:
-        raise ConfigError(
-            f"a book must be a readable file, {path} is not ({problem.strerror}); check the path"
-        ) from None
-    if not content.strip():
-        raise ConfigError(f"a book must hold text, {path} is empty; give another file")
-    if b"\0" in content:
-        raise ConfigError(
-            f"a book must be text, {path} holds zero bytes and looks binary; give a plain text file"
-        )
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as problem:
-        raise ConfigError(
-            f"a book must be UTF-8 text, {path} is not at byte {problem.start:,}; convert it, "
-            "e.g. with `iconv -f latin1 -t utf-8`"
-        ) from None
+    return Book(path.name, "given by the user", read_text(path, "book"))

@@ -11,7 +11,7 @@ transactions last as long as one batch, because a long one keeps old pages alive
 
 LMDB trusts its pages: a flipped byte among page numbers can make it read outside its map. A file that is exactly as
 its writer left it (the stamp: size, time of change, number of the last transaction) is opened at once; any other is
-first read through by `lmdb.verify`, which never hands it to LMDB.
+first walked by `pages`, which never hands a page to LMDB.
 
 LMDB would let a second writing process wait without a word. A lock file with the holder's process id is taken first
 instead (released by the system when that process dies, however it dies), so the second one is told whom it met.
@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import lmdb
-import lmdb.verify
 
 from megacontext.errors import CorruptRecordError, StorageError, TreeFormatError
+from megacontext.tree.pages import SnapshotGone, check_metas, check_pages
 from megacontext.tree.records import META, TABLES, WAY_OUT, Record
 from megacontext.tree.store import Batch
 
@@ -50,7 +50,7 @@ Check = Literal["auto", "always"]
 _MOST_TABLES = 128
 _MOST_READERS = 1024
 _WRITES_BETWEEN_READER_CHECKS = 256
-_LIVE_STAMP_PATIENCE_S = 0.2
+_CHECKS_OF_A_LIVE_FILE = 20
 _PROBE_PATIENCE_S = 0.05
 
 # What LMDB says when pages of the file do not make sense.
@@ -109,12 +109,13 @@ class LmdbStore:
     # Opening one data file.
 
     def _open_current(self) -> None:
+        """Open the data file that `current` names, if its pages can be trusted."""
         for _ in range(10):
             self._seen_current = _identity_of(self.path / CURRENT_FILE)
             self.data_file = current_data_file(self.path)
             self._stamp = Stamp(self.path / STAMP_FILE, self.data_file)
             try:
-                self._vouch()
+                self._settled(lambda: check_metas(self.data_file))
                 self._environment = self._open_environment()
                 break
             except FileNotFoundError:
@@ -127,6 +128,10 @@ class LmdbStore:
             )
         self._handles: dict[str, object] = {}
         try:
+            if self._check == "always" or not self._stamp.matches():
+                self._settled(lambda: self._mapped(self._check_pages))
+                if self.writable:
+                    self._stamp.write(None)
             last = self._environment.info()["last_txnid"]
             if self._stamp.last_transaction() > last:
                 raise CorruptRecordError(
@@ -135,7 +140,7 @@ class LmdbStore:
                 )
             if self.writable:
                 self._environment.reader_check()  # frees the slots of readers that were killed
-            if self._table(META) is None:
+            if self._mapped(lambda: self._table(META)) is None:
                 raise _unreadable(self.path, "it has no tables")
         except BaseException as error:
             self._environment.close()
@@ -143,21 +148,34 @@ class LmdbStore:
                 raise _damaged(self.data_file, error) from error
             raise
 
-    def _vouch(self) -> None:
-        """Check the pages of the data file, unless it is just as its writer left it."""
-        if not self.data_file.is_file():
-            raise FileNotFoundError(self.data_file)
-        if self._check == "auto" and self._stamp.matches():
-            return
-        if not self.writable and writer_of(self.path) is not None:
-            # A live writer has checked the file itself, and pages that change cannot be checked; it stamps soon.
-            deadline = time.monotonic() + _LIVE_STAMP_PATIENCE_S
-            while not self._stamp.matches() and time.monotonic() < deadline:
-                time.sleep(0.001)
-            return
-        check_pages(self.data_file)
-        if self.writable:
-            self._stamp.write(None)
+    def _settled(self, check: Callable[[], None]) -> None:
+        """Do a check; do it again if it fails while another process writes, which may have been looked at halfway."""
+        for attempt in range(_CHECKS_OF_A_LIVE_FILE):
+            try:
+                return check()
+            except (SnapshotGone, CorruptRecordError):
+                if attempt + 1 == _CHECKS_OF_A_LIVE_FILE or self.writable or writer_of(self.path) is None:
+                    raise
+                time.sleep(0.002)
+
+    def _mapped(self, work: Callable[[], T]) -> T:
+        """Do `work` with a map of the whole file, also if the writer, in another process, has just grown it."""
+        while True:
+            try:
+                return work()
+            except lmdb.MapResizedError:
+                self._environment.set_mapsize(0)
+
+    def _check_pages(self) -> None:
+        """Raises CorruptRecordError if LMDB could stumble over a page of the newest snapshot."""
+        with self._environment.begin() as transaction:
+            report = check_pages(self.data_file, transaction.id())
+        if not report.ok:
+            first = report.faults[0]
+            raise CorruptRecordError(
+                f"the pages of a memory must be whole, {len(report.faults)} or more of {self.data_file} are not, "
+                f"the first is page {first.page}{f' of {first.table}' if first.table else ''}: {first.what}; {WAY_OUT}"
+            )
 
     def _open_environment(self) -> lmdb.Environment:
         options = dict(
@@ -294,14 +312,15 @@ class LmdbStore:
         with self._turn:
             self._same_process()
             self._follow()
+
+            def once() -> T:
+                handle = self._table(table)
+                with self._environment.begin() as transaction:
+                    return ask(transaction, handle)
+
             while True:
                 try:
-                    handle = self._table(table)
-                    with self._environment.begin() as transaction:
-                        return ask(transaction, handle)
-                except lmdb.MapResizedError:
-                    # The writer, in another process, has grown the file beyond our map.
-                    self._environment.set_mapsize(0)
+                    return self._mapped(once)
                 except lmdb.BadDbiError:
                     # Another process has dropped a table that we had a handle of.
                     self._handles.clear()
@@ -362,19 +381,6 @@ class LmdbStore:
             self._environment.close()
         if self._lock is not None:
             self._lock.release()
-
-
-def check_pages(data_file: Path) -> None:
-    """Raises CorruptRecordError if LMDB could stumble over a page of the file, or it is no file of LMDB's."""
-    try:
-        problems = lmdb.verify.verify(os.fspath(data_file), subdir=False)
-    except (lmdb.verify.VerifyError, OSError, ValueError, ArithmeticError, struct.error) as error:
-        raise _unreadable(data_file.parent, str(error)) from error
-    if problems:
-        raise CorruptRecordError(
-            f"the pages of a memory must be whole, {len(problems)} problems were found in {data_file}, the first: "
-            f"{problems[0]}; {WAY_OUT}"
-        )
 
 
 def put_all(transaction: lmdb.Transaction, table: object, records: Sequence[Record]) -> None:
@@ -462,6 +468,19 @@ def current_data_file(path: Path) -> Path:
             "the path or ingest first"
         )
     return path / name
+
+
+def newest_data_file(path: Path) -> Path:
+    """The data file of a memory whose `current` may be damaged. Raises TreeFormatError if there is no data at all."""
+    try:
+        named = current_data_file(path)
+        if named.is_file():
+            return named
+    except TreeFormatError:
+        pass
+    numbers = [file.stem.removeprefix("tree-") for file in path.glob("tree-*.mdb")]
+    newest = max((int(number) for number in numbers if number.isascii() and number.isdigit()), default=None)
+    return current_data_file(path) if newest is None else path / data_file_name(newest)
 
 
 def set_current(path: Path, name: str) -> None:

@@ -196,6 +196,14 @@ class Memory:
         """The gist version that is read. Raises StaleGistError if there is none, or it is gone."""
         return self._version_in(self.history.catalogue())
 
+    def reading(self, number: int) -> Memory:
+        """The same memory, reading another gist version; it shares the store and is not closed by itself.
+
+        Raises TreeFormatError if there is no such version.
+        """
+        self.catalogue.version(number)
+        return Memory(self.store, self.history.label, number, None, writable=False)
+
     @property
     def identity(self) -> Identity:
         """Fingerprints of the parts; those of the gist version are empty where there is none."""

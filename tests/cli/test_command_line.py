@@ -133,7 +133,9 @@ ASK = ("ask", "memory", "What is the crest?", "--model", "model", "--budget", "1
 
 
 def test_a_memory_answers_and_cites_what_was_read(remembered, capsys, memory, tokenizer):
-    held = {path: path.read_bytes() for path in (remembered / "memory").iterdir() if path.name == "tree-1.mdb"}
+    held = {
+        path: path.read_bytes() for path in (remembered / "memory").iterdir() if path.name == "tree-1.mdb"
+    }
     assert main([*ASK, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["positions"] <= 100 and told["tokens"] == memory.num_tokens
@@ -173,7 +175,7 @@ def test_a_damaged_memory_refuses_to_answer(remembered, capsys):
     path = remembered / "memory" / "tree-1.mdb"
     path.write_bytes(b"no database" * 1000)
     assert main(ASK) == 2
-    assert "a memory must be an LMDB file" in says_one_sentence(capsys.readouterr().err)
+    assert "a memory's data file must be LMDB's" in says_one_sentence(capsys.readouterr().err)
 
 
 def test_an_interrupt_ends_with_130_and_says_so(place, capsys, monkeypatch):
