@@ -112,18 +112,18 @@ def ids_only(config: StoreBenchConfig, folder: Path) -> dict[str, Any]:
 def with_gists(config: StoreBenchConfig, bundle: Bundle, folder: Path) -> dict[str, Any]:
     """Rate of ingest with the real encoder, and its share of the encoder's own rate, in turns."""
     encoder = BundleEncoder(bundle)
-    count = config.encoded_tokens // BLOCK * BLOCK
+    size = encoder.block_size
+    count = config.encoded_tokens // size * size
     ids = _ids(count, bundle.tokenizer.vocab_size)
-    blocks = ids.reshape(-1, BLOCK)
+    blocks = ids.reshape(-1, size)
     left = left_windows(np.full(encoder.left_tokens, -1, dtype=np.int32), blocks, encoder.left_tokens)
 
     def forward() -> None:
         level, _ = encoder.encode_blocks(blocks, left)
         lod = 2
-        while len(level) >= BLOCK:
-            level = encoder.encode_parents(
-                level[: len(level) // BLOCK * BLOCK].reshape(-1, BLOCK, level.shape[1]), lod
-            )
+        while len(level) >= size:
+            family = level[: len(level) // size * size].reshape(-1, size, level.shape[1])
+            level = encoder.encode_parents(family, lod)
             lod += 1
 
     forward()

@@ -66,7 +66,8 @@ class History:
     def __init__(self, store: Store, label: str):
         self.store, self.label = store, label
         self._catalogue = read_catalogue(store.read(META, [FORMAT_KEY])[0], label)
-        self._catalogue_revision = -1
+        self.seen_revision = -1
+        """Of the catalogue that was read last."""
         self.block_size = self._catalogue.block_size
         self.documents = Documents(store, lambda: self.end().num_documents)
 
@@ -80,11 +81,12 @@ class History:
 
     def state(self) -> tuple[End, Catalogue]:
         """End and catalogue of one instant."""
-        end_value, form = self.store.read(META, [END_KEY, FORMAT_KEY])
-        end = read_end(end_value)
-        if end.revision != self._catalogue_revision:
+        end = self.end()
+        if end.revision != self.seen_revision:
+            end_value, form = self.store.read(META, [END_KEY, FORMAT_KEY])
+            end = read_end(end_value)
             self._catalogue = read_catalogue(form, self.label)
-            self._catalogue_revision = end.revision
+            self.seen_revision = end.revision
         return end, self._catalogue
 
     def tokens(self, start: int, stop: int, end: End | None = None) -> np.ndarray:

@@ -419,11 +419,10 @@ class Memory:
     def _settled(self, read: Callable[[], T]) -> T:
         """What `read` gives of a history that stands still: once more if another process changed it meanwhile."""
         while True:
-            revision = self.history.end().revision
             try:
                 return read()
             except CorruptRecordError:
-                if self.history.end().revision == revision:
+                if self.history.end().revision == self.history.seen_revision:
                     raise
 
     def _keep(self, batch: Batch) -> None:

@@ -50,6 +50,8 @@ WORK = {
 while True:
     number = refresh.add_version(memory, identity_of(other), other).number
     refresh.sweep(memory, number, other)
+    refresh.sweep(memory, memory.version.number, encoder)
+    refresh.switch(memory, memory.version.number)  # a refresh that was killed may have left the other one active
     refresh.drop_version(memory, number)
     grow(4000)
 """,

@@ -22,7 +22,7 @@ def built(ids, encoder):
     return memory
 
 
-@pytest.mark.parametrize("count", AWKWARD_SIZES)
+@pytest.mark.parametrize("count", [*AWKWARD_SIZES, 32_767, 32_769])
 def test_one_by_one_equals_at_once(count, encoder):
     ids = random_ids(count)
     slowly = in_ram(encoder)
@@ -31,7 +31,7 @@ def test_one_by_one_equals_at_once(count, encoder):
     assert_same(everything(slowly), everything(built(ids, encoder)))
 
 
-@pytest.mark.parametrize("count", AWKWARD_SIZES)
+@pytest.mark.parametrize("count", [*AWKWARD_SIZES, 32_767, 32_768, 32_769])
 def test_ram_equals_disk_also_after_reopening(count, encoder, identity, tmp_path):
     ids = random_ids(count)
     with Memory.create(tmp_path / "m", identity, encoder) as memory:
