@@ -147,9 +147,10 @@ def find_sources(specs: Sequence[str], *, stdin: BinaryIO | None = None, stdin_n
     """
     search = _Search()
     for spec in dict.fromkeys(specs):
-        if not spec:
+        if not spec or "\0" in spec:
             raise ConfigError(
-                "a source must be named, got ''; give a file, a folder, a pattern, or - for input"
+                f"a source must be named, and no name holds zero bytes, got {spec!r}; give a file, a folder, "
+                "a pattern, or - for input"
             )
         if spec == "-":
             with _named("source", stdin_name):

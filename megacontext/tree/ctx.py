@@ -98,7 +98,9 @@ class LevelHeader:
                 "level 0 of a .ctx file must be uint32 and no other level may be, got level "
                 f"{self.level} of {self.dtype.name.lower()}; name the dtype that belongs to the level"
             )
-        if len(self.model_name.encode()) > _NAME_BYTES or "\0" in self.model_name:
+        # A lone surrogate, as in the name of a file that is no UTF-8, has no encoding and is refused here too.
+        encoded = self.model_name.encode("utf-8", "replace")
+        if encoded.decode() != self.model_name or len(encoded) > _NAME_BYTES or b"\0" in encoded:
             raise ConfigError(
                 f"model_name of a .ctx file must be at most {_NAME_BYTES} bytes of UTF-8 without zero bytes, "
                 f"got {self.model_name!r}; shorten it"

@@ -1,5 +1,6 @@
 """A .ctx file is its header and its records, byte for byte; what is anything else is refused by name."""
 
+import os
 import struct
 
 import numpy as np
@@ -272,6 +273,7 @@ def test_ids_of_others_may_name_the_width_of_their_model(tmp_path):
         ({"model_name": "x" * 33}, "model_name .* must be at most 32 bytes of UTF-8 .*; shorten it"),
         ({"model_name": "é" * 16 + "x"}, "at most 32 bytes"),
         ({"model_name": "tiny\0"}, "without zero bytes"),
+        ({"model_name": "caf\udce9"}, r"of UTF-8 .*, got 'caf\\udce9'; shorten it"),
     ],
 )
 def test_what_a_header_cannot_hold_is_refused_before_a_byte_is_written(tmp_path, changes, message):
@@ -321,6 +323,19 @@ def test_an_interrupted_export_leaves_what_was_there(three_vectors, interruption
             raise interruption
     assert three_vectors.read_bytes() == before
     assert list(three_vectors.parent.iterdir()) == [three_vectors]
+
+
+def test_a_file_is_on_disk_before_it_takes_its_name_and_the_name_after(tmp_path, monkeypatch):
+    synced = []  # the names in the folder at every sync
+    fsync = os.fsync
+
+    def spy(descriptor):
+        synced.append([path.name for path in tmp_path.iterdir()])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    write(tmp_path / "LOD3.ctx", Dtype.FLOAT16, records(Dtype.FLOAT16, 3))
+    assert synced == [["LOD3.ctx.tmp"], ["LOD3.ctx"]]
 
 
 def test_what_a_killed_export_left_is_in_nobodys_way(tmp_path):
