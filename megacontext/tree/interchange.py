@@ -75,7 +75,8 @@ def export_memory(memory: Memory, folder: Path, told: Told | None = None) -> Non
 def _export(memory: Memory, folder: Path, told: Told | None) -> None:
     end, catalogue = memory.history.state()
     version = memory.version if catalogue.versions else None
-    name = (version.encoder if version else catalogue.tokenizer)[:32]
+    # The header has room for 32 bytes of UTF-8, and no half characters.
+    name = (version.encoder if version else catalogue.tokenizer).encode()[:32].decode(errors="ignore")
     written = 0
 
     def level(file: str, lod: int, width: int, dtype: Dtype, count: int, read: Any, step: int) -> None:

@@ -14,27 +14,20 @@ Deliberately ignorant of networks (it takes any `GistEncoder`), of working conte
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self, TypeVar
+from typing import Self
 
 import numpy as np
 
-from megacontext.errors import (
-    ConfigError,
-    CorruptRecordError,
-    NodeMissingError,
-    ShapeError,
-    StaleGistError,
-    StorageError,
-)
+from megacontext.errors import ConfigError, NodeMissingError, StorageError
 from megacontext.tree.access import AccessStatistics
-from megacontext.tree.documents import Citation, Document, Documents, grown, name_record, now
+from megacontext.tree.appending import Appender, Durability, Receipt, put_documents
+from megacontext.tree.documents import Citation, Document, Documents
 from megacontext.tree.encoder import GistEncoder
-from megacontext.tree.growth import grow
 from megacontext.tree.history import End, History
 from megacontext.tree.identity import (
     Catalogue,
@@ -45,32 +38,12 @@ from megacontext.tree.identity import (
     check_widths,
 )
 from megacontext.tree.lmdb_store import DEFAULT_MAP_BYTES, Check, LmdbStore
-from megacontext.tree.made_on_read import make_addresses, make_gists
-from megacontext.tree.records import DOCUMENTS, META, NAMES, TOKENS, node_keys, pack_tokens
+from megacontext.tree.records import META
 from megacontext.tree.store import Batch, RamStore, Store
+from megacontext.tree.vectors import VectorReader
 
-CHUNK_BLOCKS = 2048
-"""Blocks encoded together and written in one transaction: 65,536 tokens at K = 32."""
-_CHUNK_NUMBERS = 1 << 24
-"""Numbers in a chunk's gists at most: wide gists come in smaller chunks."""
-BATCH_TOKENS = 4096
-"""Tokens that wait in RAM at most where durability is "batch"."""
 _ACCESS_NODES = 4096
 """Nodes whose access counts wait in RAM at most."""
-
-Durability = Literal["sync", "batch"]
-T = TypeVar("T")
-
-
-class Receipt(NamedTuple):
-    """What `append` answers. Tokens from `durable_tokens` on are in RAM only: a crash would lose them."""
-
-    num_tokens: int
-    durable_tokens: int
-
-    @property
-    def synced(self) -> bool:
-        return self.num_tokens == self.durable_tokens
 
 
 class Memory:
@@ -93,11 +66,8 @@ class Memory:
         self.store, self.encoder, self.writable = store, encoder, writable
         self.history = History(store, label)
         self.access = AccessStatistics(store, self.history.block_size)
-        self._version_number = version
-        self._durability, self._lazy = durability, lazy
-        self._pending: list[np.ndarray] = []
-        self._document: Document | None = None
-        self._addresses: tuple[int, int, np.ndarray] | None = None
+        self._appender = Appender(self.history, version, encoder, durability)
+        self._vectors = VectorReader(self.history, version, encoder if lazy else None, self._keep)
 
     @classmethod
     def create(
@@ -194,7 +164,7 @@ class Memory:
     @property
     def version(self) -> Version:
         """The gist version that is read. Raises StaleGistError if there is none, or it is gone."""
-        return self._version_in(self.history.catalogue())
+        return self._vectors.version()
 
     def reading(self, number: int) -> Memory:
         """The same memory, reading another gist version; it shares the store and is not closed by itself.
@@ -208,7 +178,8 @@ class Memory:
     def identity(self) -> Identity:
         """Fingerprints of the parts; those of the gist version are empty where there is none."""
         catalogue = self.history.catalogue()
-        version = catalogue.version(self._version_number) if self._version_number else None
+        number = self._vectors.number
+        version = catalogue.version(number) if number else None
         return Identity(
             tokenizer=catalogue.tokenizer,
             embedding=version.embedding if version else "",
@@ -239,7 +210,7 @@ class Memory:
     @property
     def num_tokens(self) -> int:
         """Length of the history, tail and pending tokens included."""
-        return self.history.end().num_tokens + sum(map(len, self._pending))
+        return self.history.end().num_tokens + self._appender.num_pending
 
     @property
     def num_blocks(self) -> int:
@@ -300,12 +271,8 @@ class Memory:
         Raises StaleGistError for nodes that this memory's version does not cover; `stale` takes those of another
         version of the same width instead, where there is one.
         """
-        if lod < 1:
-            raise NodeMissingError(
-                f"a gist needs lod >= 1, got {lod}; tokens have none, read them with tokens()"
-            )
         self._read_your_writes()
-        return self._settled(lambda: self._gists(lod, indices, stale))
+        return self._vectors.gists(lod, indices, stale)
 
     def addresses(self, start: int = 0, stop: int | None = None, *, stale: bool = False) -> np.ndarray:
         """Addresses of finished blocks [start, stop) in time order, float32 (n, A), read-only.
@@ -315,9 +282,9 @@ class Memory:
         """
         self._read_your_writes()
         if start == 0 and stop is None:
-            rows = self._settled(lambda: self._all_addresses(stale))
+            rows = self._vectors.all_addresses(stale)
         else:
-            rows = self._settled(lambda: self._address_range(start, stop, stale))
+            rows = self._vectors.addresses(start, stop, stale)
         view = rows.view()
         view.flags.writeable = False
         return view
@@ -325,105 +292,7 @@ class Memory:
     def covers(self, lod: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which nodes have gists of this memory's version, bool (n,). Raises NodeMissingError."""
         self._read_your_writes()
-        end, catalogue = self.history.state()
-        wanted = self.history.checked(lod, indices, end.num_tokens)
-        return self._covered(self._version_in(catalogue), lod, wanted, end)
-
-    def _gists(self, lod: int, indices: Sequence[int] | np.ndarray, stale: bool) -> np.ndarray:
-        end, catalogue = self.history.state()
-        wanted = self.history.checked(lod, indices, end.num_tokens)
-        version = self._version_in(catalogue)
-        covered = self._covered(version, lod, wanted, end)
-        if covered.all():
-            return self.history.gists(version, lod, wanted)
-        if self._lazy and self.encoder is not None:
-            batch = Batch()
-            made = make_gists(self.history, self.encoder, version, lod, wanted, end, batch)
-            self._keep(batch)
-            return made
-        if not stale:
-            raise _not_covered(version, lod, wanted[~covered], self.block_size, end)
-        rows = np.empty((len(wanted), version.gist_width), dtype=np.float32)
-        rows[covered] = self.history.gists(version, lod, wanted[covered])
-        for older in self._stand_ins(catalogue, version, "gist_width"):
-            at = ~covered & self._covered(older, lod, wanted, end)
-            rows[at] = self.history.gists(older, lod, wanted[at])
-            covered |= at
-        if not covered.all():
-            raise _not_covered(version, lod, wanted[~covered], self.block_size, end)
-        return rows
-
-    def _all_addresses(self, stale: bool) -> np.ndarray:
-        end, catalogue = self.history.state()
-        wanted = end.num_tokens // self.block_size
-        known, held = 0, np.empty((0, self._version_in(catalogue).address_width), dtype=np.float32)
-        if self._addresses is not None and self._addresses[0] == end.revision:
-            _, known, held = self._addresses
-        if wanted > known:
-            if wanted > len(held):
-                grown_to = np.empty((max(wanted, 2 * known), held.shape[1]), dtype=np.float32)
-                grown_to[:known] = held[:known]
-                held = grown_to
-            held[known:wanted] = self._address_range(known, wanted, stale)
-        self._addresses = end.revision, wanted, held
-        return held[:wanted]
-
-    def _address_range(self, start: int, stop: int | None, stale: bool) -> np.ndarray:
-        end, catalogue = self.history.state()
-        stop = end.num_tokens // self.block_size if stop is None else stop
-        wanted = self.history.checked(1, np.arange(start, stop), end.num_tokens)
-        version = self._version_in(catalogue)
-        covered = self._covered(version, 1, wanted, end)
-        if covered.all():
-            return self.history.addresses(version, wanted)
-        if self._lazy and self.encoder is not None:
-            batch = Batch()
-            made = make_addresses(self.history, self.encoder, version, wanted, end, batch)
-            self._keep(batch)
-            return made
-        rows = np.empty((len(wanted), version.address_width), dtype=np.float32)
-        rows[covered] = self.history.addresses(version, wanted[covered])
-        for older in self._stand_ins(catalogue, version, "address_width") if stale else ():
-            at = ~covered & self._covered(older, 1, wanted, end)
-            rows[at] = self.history.addresses(older, wanted[at])
-            covered |= at
-        if not covered.all():
-            raise _not_covered(version, 1, wanted[~covered], self.block_size, end)
-        return rows
-
-    def _covered(self, version: Version, lod: int, wanted: np.ndarray, end: End) -> np.ndarray:
-        width = self.block_size ** (lod - 1)
-        return version.covers(wanted * width, (wanted + 1) * width, end.num_tokens // self.block_size)
-
-    def _stand_ins(self, catalogue: Catalogue, version: Version, width: str) -> list[Version]:
-        """Other versions of the same width, the newest first."""
-        return [
-            other
-            for other in reversed(catalogue.versions)
-            if other.number != version.number and getattr(other, width) == getattr(version, width)
-        ]
-
-    def _version_in(self, catalogue: Catalogue) -> Version:
-        if not self._version_number:
-            raise StaleGistError(
-                f"{self.history.label} holds tokens and no gists yet; make them with `megacontext memory refresh`"
-            )
-        for version in catalogue.versions:
-            if version.number == self._version_number:
-                return version
-        raise StaleGistError(
-            f"the gist version {self._version_number} of {self.history.label}, which was being read, has been "
-            "removed; open the memory again"
-        )
-
-    def _settled(self, read: Callable[[], T]) -> T:
-        """What `read` gives of a history that stands still: once more if another process changed it meanwhile."""
-        while True:
-            try:
-                return read()
-            except CorruptRecordError:
-                if self.history.end().revision == self.history.seen_revision:
-                    raise
+        return self._vectors.covers(lod, indices)
 
     def _keep(self, batch: Batch) -> None:
         if self.writable:
@@ -444,31 +313,12 @@ class Memory:
         if the disk refuses.
         """
         self._require_writable("appending")
-        fresh = _checked_ids(ids)
-        if len(fresh):
-            self._pending.append(fresh)
-        if self._durability == "sync" or sum(map(len, self._pending)) >= BATCH_TOKENS:
-            self.sync()
-        durable = self.history.end().num_tokens
-        return Receipt(durable + sum(map(len, self._pending)), durable)
+        return self._appender.append(ids)
 
     def sync(self) -> None:
         """Write what is pending; when it returns, all that was appended is on disk."""
-        if not self._pending:
-            return
-        fresh = np.concatenate(self._pending)
-        # Whatever goes wrong below is told to the caller once, and not again by the next call.
-        self._pending = []
-        done = 0
-        while done < len(fresh):
-            end, catalogue = self.history.state()
-            chunk = self._chunk_tokens(catalogue)
-            # Chunks end on multiples of their size: siblings rarely have to be read back for a parent.
-            taken = fresh[done : done + chunk - end.num_tokens % chunk]
-            self._write_chunk(taken, end, catalogue)
-            done += len(taken)
+        self._appender.sync()
 
-    @contextmanager
     def document(
         self,
         name: str,
@@ -477,35 +327,14 @@ class Memory:
         tags: Sequence[str] = (),
         time: str = "",
         digest: str = "",
-    ) -> Iterator[Document]:
+    ) -> AbstractContextManager[Document]:
         """All that is appended inside belongs to one document. Gives its record as it stands at the beginning.
 
         If the last document of the memory has this name and digest and was cut off, it goes on: then the record
         already has tokens. A document that an error or a crash ends stays "open".
         """
         self._require_writable("adding a document")
-        if self._document is not None:
-            raise ConfigError(
-                f"one document is written at a time, {self._document.name!r} is open; close it before {name!r}"
-            )
-        if not name:
-            raise ConfigError("a document needs a name; give its file name, or say what it is")
-        self.sync()
-        last = self.history.documents.last()
-        if last is not None and (last.state, last.name, last.digest) == ("open", name, digest):
-            begun = last
-        else:
-            begun = self._begin(name, media_type, tuple(tags), time, digest)
-        self._document = begun
-        try:
-            yield begun
-            self.sync()
-            self._put_documents(replace(self._document, state="whole"))
-        finally:
-            try:
-                self.sync()
-            finally:
-                self._document = None
+        return self._appender.document(name, media_type, tuple(tags), time, digest)
 
     def supersede(self, old: int, new: int) -> None:
         """Say that document `new` replaces `old`, which stays readable."""
@@ -515,7 +344,7 @@ class Memory:
             raise ConfigError(
                 f"a document is superseded by another that is there, got {old} ({one.state}) by {new} ({other.state})"
             )
-        self._put_documents(replace(one, state="superseded", superseded_by=new))
+        put_documents(self.history, replace(one, state="superseded", superseded_by=new))
 
     def record_access(
         self, lod: np.ndarray, index: np.ndarray, expanded: np.ndarray, *, time_ms: int
@@ -526,82 +355,15 @@ class Memory:
         if self.access.pending >= _ACCESS_NODES:
             self.access.flush()
 
-    def _begin(self, name: str, media_type: str, tags: tuple[str, ...], time: str, digest: str) -> Document:
-        end = self.history.end()
-        document = Document(
-            number=end.num_documents,
-            name=name,
-            media_type=media_type,
-            tags=tags,
-            time=time,
-            added=now(),
-            digest=digest,
-            start=end.num_tokens,
-            stop=end.num_tokens,
-        )
-        batch = Batch()
-        batch.put(META, [end._replace(num_documents=end.num_documents + 1).record()])
-        batch.put(DOCUMENTS, [document.record()])
-        batch.put(NAMES, [name_record(document)])
-        self.store.write(batch)
-        return document
-
-    def _put_documents(self, *documents: Document) -> None:
-        batch = Batch()
-        batch.put(DOCUMENTS, [document.record() for document in documents])
-        self.store.write(batch)
-
-    def _write_chunk(self, taken: np.ndarray, end: End, catalogue: Catalogue) -> None:
-        """One transaction: tokens, the vectors that follow from them, the document's and the history's end."""
-        size = self.block_size
-        batch = Batch()
-        pending = np.concatenate([end.tail, taken])
-        whole = len(pending) // size * size
-        after = end._replace(num_tokens=end.num_tokens + len(taken), tail=pending[whole:])
-        if whole:
-            first, blocks = end.num_tokens // size, pending[:whole].reshape(-1, size)
-            batch.put(TOKENS, pack_tokens(node_keys(1, np.arange(first, first + len(blocks)), size), blocks))
-            changed = self._follow(catalogue, first, blocks, batch)
-            if changed != catalogue:
-                after = after._replace(revision=end.revision + 1)
-                batch.put(META, [changed.record()])
-        document = self._document and grown(self._document, after.num_tokens)
-        if document is not None:
-            batch.put(DOCUMENTS, [document.record()])
-        batch.put(META, [after.record()])
-        self.store.write(batch)
-        self._document = document
-
-    def _follow(self, catalogue: Catalogue, first: int, blocks: np.ndarray, batch: Batch) -> Catalogue:
-        """Extend the version that is read, if it keeps up and can be; the others are left behind."""
-        for version in catalogue.versions:
-            ours = version.number == self._version_number and self.encoder is not None
-            if ours and version.frontier is None:
-                assert self.encoder is not None
-                grow(self.history, self.encoder, version, first, blocks, first + len(blocks), batch)
-            else:
-                catalogue = catalogue.with_version(version.left_behind(first))
-        return catalogue
-
-    def _chunk_tokens(self, catalogue: Catalogue) -> int:
-        widest = max((version.gist_width for version in catalogue.versions), default=1)
-        return self.block_size * chunk_blocks(widest, self.block_size)
-
     def _read_your_writes(self) -> None:
-        if self._pending:
-            self.sync()
+        if self._appender.num_pending:
+            self._appender.sync()
 
     def _require_writable(self, what: str) -> None:
         if not self.writable:
             raise ConfigError(
                 f"{what} needs a memory opened with writable=True, {self.history.label} is open for reading"
             )
-
-
-def chunk_blocks(gist_width: int, block_size: int) -> int:
-    """Blocks of one transaction: CHUNK_BLOCKS, fewer where gists are wide, whole families in any case."""
-    families = _CHUNK_NUMBERS // max(1, gist_width) // block_size
-    return max(1, min(CHUNK_BLOCKS, families * block_size))
 
 
 def _new_store(folder: Path, first: Batch, map_bytes: int) -> LmdbStore:
@@ -626,29 +388,3 @@ def _version_for(catalogue: Catalogue, identity: Identity | None, path: str) -> 
     if identity is not None:
         return check_identity(catalogue, identity, path)
     return catalogue.version(catalogue.active) if catalogue.active else None
-
-
-def _not_covered(
-    version: Version, lod: int, missing: np.ndarray, block_size: int, end: End
-) -> StaleGistError:
-    reached = end.num_tokens if version.frontier is None else version.frontier * block_size
-    return StaleGistError(
-        f"gists of one version must be read together, version {version.number} reaches token {reached:,} of "
-        f"{end.num_tokens:,} with {len(version.holes)} holes and lacks {len(missing)} of the nodes asked for, "
-        f"the first LOD{lod} {missing[0]}; finish it with `megacontext memory refresh`, or ask for stale ones"
-    )
-
-
-def _checked_ids(ids: Sequence[int] | np.ndarray) -> np.ndarray:
-    row = np.asarray(ids)
-    if row.size == 0 and row.ndim == 1:
-        return np.empty(0, dtype=np.int32)
-    if row.ndim != 1 or row.dtype.kind not in "iu":
-        raise ShapeError(
-            f"token ids must be a row of integers, got {row.dtype} {row.shape}; pass a list of ints"
-        )
-    if row.min() < 0 or row.max() > 0x7FFFFFFF:
-        raise ShapeError(
-            f"token ids must lie in [0, 2**31), got {row.min()} to {row.max()}; check the tokenizer"
-        )
-    return row.astype(np.int32)

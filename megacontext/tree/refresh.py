@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from megacontext.errors import ConfigError, TreeFormatError
+from megacontext.tree.appending import chunk_blocks
 from megacontext.tree.encoder import GistEncoder
 from megacontext.tree.growth import grow
 from megacontext.tree.identity import Catalogue, Identity, Version, check_encoder, check_identity
-from megacontext.tree.memory import Memory, chunk_blocks
+from megacontext.tree.memory import Memory
 from megacontext.tree.records import META, addresses_table, gists_table
 from megacontext.tree.store import Batch
 

@@ -19,17 +19,10 @@ import numpy as np
 
 from megacontext.errors import CorruptRecordError
 from megacontext.spans import Span
+from megacontext.tree.data_file import newest_data_file, next_data_file, put_in_place, remove_data_file
 from megacontext.tree.documents import Document, name_record, read_document
 from megacontext.tree.history import END_KEY, End, read_end
 from megacontext.tree.identity import FORMAT_KEY, Catalogue, Identity, TokenRange, read_catalogue, union
-from megacontext.tree.lmdb_store import (
-    LOCK_FILE,
-    WriterLock,
-    newest_data_file,
-    next_data_file,
-    put_in_place,
-    remove_data_file,
-)
 from megacontext.tree.records import (
     ACCESS,
     DOCUMENTS,
@@ -48,6 +41,7 @@ from megacontext.tree.records import (
 from megacontext.tree.salvage import salvage
 from megacontext.tree.store import Batch
 from megacontext.tree.survey import Survey, bad_nodes, runs, survey_nodes
+from megacontext.tree.writer_lock import WriterLock
 
 _MOST_VERSIONS = 64
 _RECORDS_AT_ONCE = 1 << 15
@@ -80,7 +74,7 @@ def repair(path: Path, filler: int, identity: Identity | None = None) -> Repair:
     left; then the memory is as it was.
     """
     file = newest_data_file(path)
-    lock = WriterLock(path / LOCK_FILE)
+    lock = WriterLock(path)
     try:
         found, ends, catalogues = _gather(file)
         catalogue = _best_catalogue(catalogues, identity, file)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from megacontext.errors import StorageError
 from megacontext.tree.records import TABLES, Record
 
 
@@ -103,3 +105,11 @@ def scan_all(store: Store, table: str, after: bytes = b"") -> Iterable[Record]:
     while records := store.scan(table, after, _SCAN_RECORDS):
         yield from records
         after = records[-1][0]
+
+
+def disk_refused(path: Path, error: Exception) -> StorageError:
+    """What a disk's refusal of a write becomes."""
+    return StorageError(
+        f"a memory needs a disk that takes its writes, {path} refused ({error}); what was acknowledged before "
+        "stands, make room or repair the disk and go on"
+    )

@@ -15,16 +15,19 @@ import numpy as np
 
 from megacontext.errors import MegaContextError, TreeFormatError
 from megacontext.spans import Span
+from megacontext.tree.appending import chunk_blocks
+from megacontext.tree.data_file import newest_data_file
 from megacontext.tree.encoder import GistEncoder
 from megacontext.tree.growth import encode, parents_of
 from megacontext.tree.identity import Identity
-from megacontext.tree.lmdb_store import LmdbStore, newest_data_file, writer_of
-from megacontext.tree.memory import Memory, chunk_blocks
+from megacontext.tree.lmdb_store import LmdbStore
+from megacontext.tree.memory import Memory
 from megacontext.tree.pages import check_metas, check_pages
 from megacontext.tree.records import DOCUMENTS, META, Record
 from megacontext.tree.salvage import salvage
 from megacontext.tree.store import scan_all
 from megacontext.tree.survey import Damage, Survey, damages, runs, survey_meta, survey_nodes
+from megacontext.tree.writer_lock import writer_of
 
 _MOST_FAULTS = 1000
 _ROUNDING = 0.01

@@ -26,10 +26,10 @@ PRELUDE = f"""
 import random, sys
 sys.path[:0] = [{str(Path(__file__).parents[2])!r}, {str(Path(__file__).parent)!r}]
 from tree_fakes import *
-from megacontext.tree import Memory, refresh, memory as memory_module
+from megacontext.tree import Memory, appending, refresh
 from megacontext.tree.forgetting import compact, forget_span
 from megacontext.errors import MegaContextError
-memory_module.CHUNK_BLOCKS = 64
+appending.CHUNK_BLOCKS = 64
 encoder, other = ArithmeticEncoder(), ArithmeticEncoder(fingerprint="two", left_tokens=3)
 path, rng = sys.argv[1], random.Random(int(sys.argv[2]))
 memory = Memory.open(path, identity_of(encoder), encoder, writable=True)

@@ -56,6 +56,16 @@ def test_gists_are_mapped_and_equal_those_of_the_memory(tmp_path, encoder):
             assert level.header.model_name == encoder.fingerprint
 
 
+@pytest.mark.parametrize(("name", "kept"), [("é" * 16, "é" * 16), ("a" + "é" * 16, "a" + "é" * 15)])
+def test_a_long_name_is_cut_between_characters(name, kept, tmp_path, encoder):
+    encoder.fingerprint = name
+    path = made(tmp_path / "m", random_ids(100), encoder)
+    with Memory.open(path) as memory:
+        export_memory(memory, tmp_path / "out")
+    with LevelFile.open(tmp_path / "out" / "LOD1.ctx") as level:
+        assert level.header.model_name == kept
+
+
 def test_a_memory_of_tokens_alone_goes_out_and_back(tmp_path, identity):
     ids = random_ids(100)
     with Memory.create(tmp_path / "m", identity, None) as memory:

@@ -8,8 +8,7 @@ from tree_fakes import AWKWARD_SIZES, ArithmeticEncoder, assert_same, everything
 
 from megacontext.errors import ConfigError, NodeMissingError, ShapeError, TreeFormatError
 from megacontext.spans import complete_counts
-from megacontext.tree import NO_TOKEN, Memory
-from megacontext.tree import memory as memory_module
+from megacontext.tree import NO_TOKEN, Memory, appending
 
 
 def in_ram(encoder):
@@ -82,7 +81,7 @@ def test_large_appends_come_in_chunks_and_give_the_same_tree(monkeypatch):
     ids = random_ids(997)
     encoder = ArithmeticEncoder(block_size=4)
     whole = everything(built(ids, encoder))
-    monkeypatch.setattr(memory_module, "CHUNK_BLOCKS", 7)
+    monkeypatch.setattr(appending, "CHUNK_BLOCKS", 7)
     encoder.largest_batch = 0
     assert_same(everything(built(ids, encoder)), whole)
     assert encoder.largest_batch == 7

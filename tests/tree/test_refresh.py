@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from tree_fakes import ArithmeticEncoder, assert_same, everything, identity_of, random_ids
 
 from megacontext.errors import ConfigError, StaleGistError, TreeFormatError
-from megacontext.tree import Memory, refresh
-from megacontext.tree import memory as memory_module
+from megacontext.tree import Memory, appending, refresh
 
 OTHER = dict(fingerprint="arithmetic-2", left_tokens=3)
 
@@ -75,7 +74,7 @@ def test_the_switch_is_for_those_who_open_afterwards(held, identity, encoder):
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
 def test_a_sweep_that_was_cut_off_goes_on_where_it_stopped(stop_after, held, identity, encoder, monkeypatch):
     path, _, other = held
-    monkeypatch.setattr(memory_module, "CHUNK_BLOCKS", 64)
+    monkeypatch.setattr(appending, "CHUNK_BLOCKS", 64)
     told = []
 
     def interrupt(done, total):
@@ -101,7 +100,7 @@ def test_a_sweep_that_was_cut_off_goes_on_where_it_stopped(stop_after, held, ide
 
 def test_stale_gists_are_given_only_to_those_who_ask(held, identity, encoder, monkeypatch):
     path, _, other = held
-    monkeypatch.setattr(memory_module, "CHUNK_BLOCKS", 32)
+    monkeypatch.setattr(appending, "CHUNK_BLOCKS", 32)
     with Memory.open(path, identity, encoder, writable=True) as memory:
         number = refresh.add_version(memory, identity_of(other), other).number
         refresh._sweep_chunk(memory, number, other)
@@ -160,7 +159,7 @@ def test_a_memory_of_tokens_alone_gets_its_gists_later(tmp_path, encoder, identi
 def test_any_mixture_of_following_and_sweeping_gives_the_same_tree(sizes, chunk):
     one, two = ArithmeticEncoder(block_size=4), OtherEncoder(block_size=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_module, "CHUNK_BLOCKS", chunk)
+        patch.setattr(appending, "CHUNK_BLOCKS", chunk)
         memory = Memory.create(None, identity_of(one), one)
         number = refresh.add_version(memory, identity_of(two), two).number
         for swept, size in sizes:
