@@ -15,9 +15,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from megacontext import sources
 from megacontext.errors import ConfigError
-from megacontext.sources import LONGEST_PIECE_CHARACTERS, PIECE_CHARACTERS, Skipped, cut_pieces, find_sources
+from megacontext.sources import (
+    LONGEST_PIECE_CHARACTERS,
+    PIECE_CHARACTERS,
+    Skipped,
+    cut_pieces,
+    files,
+    find_sources,
+    refusal,
+    tables,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -389,7 +397,7 @@ def test_a_table_without_texts_is_refused_or_left_out(folder, table, why, messag
 
 
 def test_rows_come_back_whatever_the_batches_and_the_order(folder, monkeypatch):
-    monkeypatch.setattr(sources, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(tables, "_BATCH_ROWS", 7)
     texts = [f"row {number}" if number % 5 else None for number in range(101)]
     pl.DataFrame({"text": texts}).write_parquet("t.parquet", row_group_size=10)
     found = list(find_sources(["t.parquet"]))
@@ -437,11 +445,11 @@ def test_decoding_in_chunks_is_decoding_at_once(text, sizes, damage):
     try:
         expected = content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as problem:
-        with pytest.raises(sources._Unusable, match=f"^not UTF-8 at byte {problem.start}$"):
-            list(sources._decoded(chunks))
+        with pytest.raises(refusal.Unusable, match=f"^not UTF-8 at byte {problem.start}$"):
+            list(files._decoded(chunks))
     else:
-        with contextlib.suppress(sources._Unusable):  # nothing but blanks
-            assert "".join(sources._decoded(chunks)) == expected
+        with contextlib.suppress(refusal.Unusable):  # nothing but blanks
+            assert "".join(files._decoded(chunks)) == expected
 
 
 def test_the_byte_order_mark_is_dropped_at_the_beginning_only(folder):
@@ -466,7 +474,7 @@ FRAGMENTS = st.lists(
 @example(text="a\n\u200bb\n\u0301c\n\u3000d\n\x00e\n🜁", piece=1)
 def test_the_ids_of_the_pieces_are_the_ids_of_the_text(tokenizer, text, piece):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "PIECE_CHARACTERS", piece)
+        patch.setattr("megacontext.sources.source.PIECE_CHARACTERS", piece)
         pieces = list(cut_pieces([text]))
     assert "".join(pieces) == text and all(pieces)
     assert [token for part in pieces for token in tokenizer.encode(part)] == tokenizer.encode(text).tolist()
@@ -480,8 +488,8 @@ def test_the_ids_of_the_pieces_are_the_ids_of_the_text(tokenizer, text, piece):
 )
 def test_pieces_are_the_same_however_the_text_arrives(text, piece, more, size):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "PIECE_CHARACTERS", piece)
-        patch.setattr(sources, "LONGEST_PIECE_CHARACTERS", piece + more)
+        patch.setattr("megacontext.sources.source.PIECE_CHARACTERS", piece)
+        patch.setattr("megacontext.sources.source.LONGEST_PIECE_CHARACTERS", piece + more)
         pieces = list(cut_pieces([text]))
         assert pieces == list(cut_pieces(text[at : at + size] for at in range(0, len(text), size)))
     assert "".join(pieces) == text
