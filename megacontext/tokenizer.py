@@ -71,6 +71,11 @@ class Tokenizer:
             digest.update(rank.to_bytes(4, "little") + len(token).to_bytes(4, "little") + token)
         self.fingerprint: str = digest.hexdigest()
 
+    @property
+    def pattern(self) -> str:
+        """The split pattern: how a text is cut before its pieces are merged."""
+        return self._pattern
+
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Learn a vocabulary of `vocab_size` ids, specials included. Deterministic for the same texts."""
@@ -91,13 +96,31 @@ class Tokenizer:
         """Ids of `text` as int32 (T,). Text that looks like a special token is encoded as plain text."""
         return np.asarray(self._encoding.encode_ordinary(text), dtype=np.int32)
 
+    def encode_many(self, texts: list[str]) -> list[np.ndarray]:
+        """`encode` of each text, on as many threads as there are processors."""
+        rows = self._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
+        return [np.asarray(row, dtype=np.int32) for row in rows]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; bytes that are no UTF-8 (a cut inside a character) become U+FFFD."""
         return self._encoding.decode([int(token) for token in ids])
 
+    def special_id(self, name: str) -> int:
+        """Id of one of the nine specials, e.g. "<|user_start|>". Raises ConfigError for another name."""
+        if name not in SPECIAL_TOKENS:
+            raise ConfigError(f"a special token is one of {', '.join(SPECIAL_TOKENS)}, got {name!r}; use one")
+        return self.vocab_size - len(SPECIAL_TOKENS) + SPECIAL_TOKENS.index(name)
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one id stands for."""
         return self._encoding.decode_single_token_bytes(token)
+
+    def byte_lengths(self) -> np.ndarray:
+        """How many bytes each id stands for, int32 (vocab_size,): 0 for the specials."""
+        lengths = np.zeros(self.vocab_size, dtype=np.int32)
+        for token, rank in self._ranks.items():
+            lengths[rank] = len(token)
+        return lengths
 
     def save(self, path: Path) -> None:
         """Write the vocabulary as JSON, replacing `path` only when the whole file is on disk."""

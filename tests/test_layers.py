@@ -23,13 +23,14 @@ ROWS: list[set[str]] = [
     {"megakernels", "megacontext.errors", "megacontext.spans"},
     {"megacontext.telemetry", "megacontext.config", "megacontext.registry", "megacontext.progress"},
     {"megacontext.tokenizer", "megacontext.sources"},
-    {"megacontext.gistnet", "megacontext.attention", "megacontext.tasks"},
+    {"megacontext.gistnet", "megacontext.attention", "megacontext.tasks", "megacontext.corpus"},
     {"megacontext.focus", "megacontext.tree", "megacontext.lensnet"},
     {"megacontext.models"},
     {"megacontext.scoring"},
     {"megacontext.runtime"},
     {"megacontext.train", "megacontext.evals", "megacontext.bench"},
     {"megacontext.cli"},
+    {"megacontext.__main__"},
     {"workbench"},
     {"notebooks"},
 ]
@@ -43,6 +44,9 @@ WITHIN_A_ROW = {
 TORCH_FREE = {"megacontext.focus", "megacontext.tree", "megacontext.telemetry"}
 TORCH = {"torch", "torchvision", "triton", "megakernels", "safetensors.torch"}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"}
+# nanochat keeps its vocabulary as a pickle. One module reads and writes it, lists the opcodes before it unpickles, and
+# admits tiktoken's class alone; tests/models/checkpoint/test_nanochat_vocabulary.py throws hostile pickles at it.
+READS_PICKLES = "megacontext.models.checkpoint.vocabulary"
 
 
 class Import(NamedTuple):
@@ -102,7 +106,7 @@ def complaints(source: str, module: str, is_package: bool = False) -> list[str]:
             found.append(f"{place} the import of {target} {direction}; imports point down only")
         if own in TORCH_FREE and is_inside(target, TORCH):
             found.append(f"{place} {own} stays free of torch, but imports {target}")
-        if is_inside(target, PICKLES):
+        if is_inside(target, PICKLES) and module != READS_PICKLES:
             found.append(
                 f"{place} nothing imports {target.split('.')[0]}: reading a pickle runs what it holds"
             )
@@ -171,6 +175,8 @@ def test_the_checker_reads_the_sources_that_there_are():
         ("megakernels.gather.api", "from megacontext.errors import ShapeError", "kernels know tensors only"),
         ("workbench.app", "import pickle", "nothing imports pickle"),
         ("megacontext.train.base", "from pickle import loads", "nothing imports pickle"),
+        ("megacontext.models.checkpoint.loading", "import pickle", "nothing imports pickle"),
+        (READS_PICKLES, "from megacontext.runtime import session", "climbs"),
     ],
 )
 def test_a_planted_import_is_caught(module: str, source: str, complaint: str):
@@ -187,6 +193,7 @@ def test_a_planted_import_is_caught(module: str, source: str, complaint: str):
         ("megacontext.attention.mega", "import megakernels.gather"),
         ("megacontext.tree.store", "from safetensors.numpy import save\nimport torchless, pickleball"),
         ("notebooks.first", "import workbench.plots, megacontext.cli.main"),
+        (READS_PICKLES, "import pickle"),
     ],
 )
 def test_an_import_that_points_down_passes(module: str, source: str):

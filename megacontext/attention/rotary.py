@@ -7,25 +7,74 @@ at position 1e6 and by 1.4 rad at 1e8.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from megacontext.errors import ShapeError
 
 
+def _frequencies(head_dim: int, base: float, device: torch.device) -> Tensor:
+    """Radians per token of each pair, float64 (D/2,)."""
+    # A tensor made in inference mode would be barred from training later.
+    with torch.inference_mode(False):
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
+        return base**-exponents
+
+
+_kept_frequencies = lru_cache(maxsize=64)(_frequencies)
+
+
 def rotary_tables(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 (B, W, 1, D/2) each, for positions (B, W) in tokens."""
+    """Cosines and sines, float32 (B, W, 1, D/2) each, for positions (B, W) in tokens.
+
+    Rows that share their positions (a batch of 1, or one that was expanded) share the tables: then B is 1.
+    """
     if head_dim % 2:
         raise ShapeError(
             f"rotary positions need an even head dimension, got {head_dim}; change n_embd or n_head"
         )
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device) / head_dim
-    angles = positions.to(torch.float64)[..., None] * base**-exponents
-    return angles.cos().float()[:, :, None, :], angles.sin().float()[:, :, None, :]
+    if positions.stride(0) == 0:
+        positions = positions[:1]
+    # Tracing goes through a cache as if it were not there, and warns of it.
+    frequencies = _frequencies if torch.compiler.is_compiling() else _kept_frequencies
+    angles = positions.unsqueeze(-1).unsqueeze(-1) * frequencies(head_dim, base, positions.device)
+    return angles.cos().float(), angles.sin().float()
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Turn x (B, W, H, D) by the angles of `tables`; the pair of a component lies half a head away."""
-    cos, sin = tables
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    if not x.is_cpu or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        cos, sin = tables
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1).to(x.dtype)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Turn.apply(x, *tables)
+    return _turned(x, *tables, 1)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    """The same written half by half into one result, which saves a CPU the passes over what lies between."""
+    turned = torch.empty_like(x)
+    (first, second), (new_first, new_second) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=direction)
+    torch.mul(second, cos, out=new_second).addcmul_(first, sin, value=-direction)
+    return turned
+
+
+class _Turn(Function):
+    """A rotation, whose derivative is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _turned(grad, *ctx.saved_tensors, -1), None, None

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from megacontext.bench.model import ModelBenchConfig, bench_model
 from megacontext.bench.store import StoreBenchConfig, bench_store
 from megacontext.cli.tables import plain_table
 from megacontext.evals.first_light import model_folder
 from megacontext.runtime.bundle import Bundle
 
 
-@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
-class Bench:
-    """Measure this machine. `store`: the memory on disk, its ingest, reading, opening and size; takes minutes."""
+class StoreBench:
+    """The memory on disk: its ingest, reading, opening and size. Takes minutes."""
 
-    what: Annotated[Literal["store"], tyro.conf.Positional]
-    """What to measure."""
     config: StoreBenchConfig = field(default_factory=StoreBenchConfig)
     model: str = "tiny"
     """The model whose GistNet is timed."""
@@ -31,12 +30,67 @@ class Bench:
 
     def run(self) -> int:
         bundle = Bundle.load(model_folder(self.model))
-        told = bench_store(self.config, bundle, lambda arm: print(f"bench store: {arm}", file=sys.stderr))
+        told = bench_store(self.config, bundle, _telling("store"))
         if self.json:
             print(json.dumps(told, indent=2))
         else:
-            _print(told)
+            _print_store(told)
         return 0
+
+
+@dataclass(frozen=True)
+class ModelBench:
+    """The base model: a training step, prefill and decoding, with random weights. Takes a minute."""
+
+    config: ModelBenchConfig = field(default_factory=ModelBenchConfig)
+    nanochat: Path | None = None
+    """A checkout of nanochat to race against, with equal weights. This imports and RUNS the code in that folder: give
+    one that you trust."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        told = bench_model(self.config, self.nanochat, _telling("model"))
+        if self.json:
+            print(json.dumps(told, indent=2))
+        else:
+            _print_model(told)
+        return 0
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+@dataclass(frozen=True)
+class Bench:
+    """Measure this machine."""
+
+    what: (
+        Annotated[StoreBench, tyro.conf.subcommand("store")]
+        | Annotated[ModelBench, tyro.conf.subcommand("model")]
+    )
+
+    def run(self) -> int:
+        return self.what.run()
+
+
+def _telling(what: str) -> Any:
+    """Says on standard error what is measured now."""
+    return lambda arm: print(f"bench {what}: {arm}", file=sys.stderr)
+
+
+def model_rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Arm, rate of ours, rate of nanochat's, time of ours over theirs."""
+    rows = []
+    for name, arm in told["arms"].items():
+        theirs = "nanochat_tokens_per_s" in arm
+        rows.append(
+            (
+                name,
+                f"{arm['tokens_per_s']:,.0f}",
+                f"{arm['nanochat_tokens_per_s']:,.0f}" if theirs else "",
+                _span(arm, "time_over_nanochat", ".2f") if theirs else "",
+            )
+        )
+    return rows
 
 
 def store_rows(told: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -67,7 +121,7 @@ def _span(told: dict[str, Any], name: str, form: str) -> str:
     return f"{told[name]:{form}} ({told[name + '_min']:{form}} to {told[name + '_max']:{form}})"
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print_store(told: dict[str, Any]) -> None:
     console = Console()
     console.print(", ".join(f"{name} {value}" for name, value in told["machine"].items()))
     table = plain_table("measured", "median (least to most)", "wanted")
@@ -85,3 +139,16 @@ def _print(told: dict[str, Any]) -> None:
             f"{row['bytes_per_token']:.1f}",
         )
     console.print(cut)
+
+
+def _print_model(told: dict[str, Any]) -> None:
+    console = Console()
+    console.print(", ".join(f"{name} {value}" for name, value in told["machine"].items()))
+    console.print(", ".join(f"{name} {value}" for name, value in told["config"].items()))
+    console.print(", ".join(f"{name} {value:.1e}" for name, value in told["checks"].items()))
+    table = plain_table("measured", "tokens/s", "nanochat's", "time / nanochat's (least to most)")
+    for row in model_rows(told):
+        table.add_row(*row)
+    console.print(table)
+    if told.get("nanochat_lacks"):
+        console.print(f"without nanochat's cache, which cannot be imported: {told['nanochat_lacks']}")

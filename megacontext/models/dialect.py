@@ -2,7 +2,11 @@
 
 nanochat's checkpoints carry no version, yet its architecture changed several times (ours is written from the
 contract in obsidian/, not from its code). A dialect says which extras a generation has and which constants it uses;
-`GPT` reads it and has no other branch on generations.
+`GPT` reads it and has no other branch on generations. Apart from the first and the last, a dialect is named by the
+day from which nanochat spoke it.
+
+The change of 2026-01-17 has no dialect: it only moved defaults (the window pattern SSSL, a vocabulary of 32 768). The
+defaults of a run are those of the command or recipe that starts it; those of a shape stand in `GPTConfig`.
 """
 
 from __future__ import annotations
@@ -10,6 +14,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megacontext.registry import Registry
+
+SMEAR_CHANNELS = 24
+"""Channels that the gate of smear reads, in every generation that has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortWindow:
+    """How far back the layers marked S look: a share of the sequence length."""
+
+    divisor: int
+    multiple: int | None = None
+    """The share is rounded up to a multiple of this many entries; None rounds it down to a whole entry."""
+
+    def entries(self, sequence_len: int) -> int:
+        """Entries before the query's own that it sees."""
+        if self.multiple is None:
+            return sequence_len // self.divisor
+        return -(-sequence_len // (self.divisor * self.multiple)) * self.multiple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +55,74 @@ class Dialect:
     """Each token receives a gated share of the token before it."""
     backout: bool = False
     """A learned share of the middle layer's stream is taken out before the head."""
-    short_window_divisor: int = 0
-    """Short windows see ceil(sequence_len / divisor / 128) * 128 entries back; 0 = every layer sees all."""
+    short_window: ShortWindow | None = None
+    """None: no windows, every layer sees all. Otherwise L layers see the sequence length back, S layers this."""
+
+    @property
+    def gate_channels(self) -> int:
+        """Channels of the stream that gates read; a model must be at least that wide."""
+        return max(self.value_gate_channels, SMEAR_CHANNELS if self.smear else 0)
 
 
 DIALECTS: Registry[Dialect] = Registry("dialect")
-CLASSIC = DIALECTS.register("classic")(Dialect(name="classic", softcap=15.0, rope_base=10_000.0))
-CURRENT = DIALECTS.register("current")(
+
+
+def _register(dialect: Dialect) -> Dialect:
+    return DIALECTS.register(dialect.name)(dialect)
+
+
+_HALF = ShortWindow(divisor=2)
+
+CLASSIC = _register(Dialect(name="classic", softcap=15.0, rope_base=10_000.0))
+PADDED = _register(Dialect(name="2025-12-09", softcap=15.0, rope_base=10_000.0, vocab_multiple=64))
+SCALARS = _register(
+    Dialect(
+        name="2026-01-11",
+        softcap=15.0,
+        rope_base=10_000.0,
+        vocab_multiple=64,
+        residual_scalars=True,
+        short_window=_HALF,
+    )
+)
+VALUES = _register(
+    Dialect(
+        name="2026-01-16",
+        softcap=15.0,
+        rope_base=10_000.0,
+        vocab_multiple=64,
+        residual_scalars=True,
+        value_gate_channels=32,
+        value_gate_scale=2.0,
+        short_window=_HALF,
+    )
+)
+SOFTCAP_20 = _register(
+    Dialect(
+        name="2026-03-02",
+        softcap=20.0,
+        rope_base=10_000.0,
+        vocab_multiple=64,
+        residual_scalars=True,
+        value_gate_channels=32,
+        value_gate_scale=2.0,
+        short_window=_HALF,
+    )
+)
+SHARP = _register(
+    Dialect(
+        name="2026-03-09",
+        softcap=15.0,
+        rope_base=100_000.0,
+        qk_scale=1.15,
+        vocab_multiple=64,
+        residual_scalars=True,
+        value_gate_channels=12,
+        value_gate_scale=3.0,
+        short_window=ShortWindow(divisor=3, multiple=128),
+    )
+)
+CURRENT = _register(
     Dialect(
         name="current",
         softcap=15.0,
@@ -51,6 +134,6 @@ CURRENT = DIALECTS.register("current")(
         value_gate_scale=3.0,
         smear=True,
         backout=True,
-        short_window_divisor=4,
+        short_window=ShortWindow(divisor=4, multiple=128),
     )
 )

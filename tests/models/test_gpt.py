@@ -6,6 +6,8 @@ import torch
 from toys import model_config, stir
 
 from megacontext.errors import ConfigError, ShapeError, UnknownVariantError
+from megacontext.models.base import BaseModel
+from megacontext.models.dialect import DIALECTS
 from megacontext.models.gpt import GPT, NO_TOKEN, GPTConfig, KVCache
 from megacontext.models.positions import entry_positions
 
@@ -13,9 +15,9 @@ W = 40
 GISTS = [0, 3, 4, 17, 38]
 
 
-@pytest.fixture(scope="module", params=["classic", "current", "current-windowed"])
+@pytest.fixture(scope="module", params=[*DIALECTS.names(), "current windowed"])
 def model(request):
-    dialect = request.param.split("-")[0]
+    dialect = request.param.split()[0]
     # 128 is the shortest window that nanochat has; W must reach beyond it to see it at work.
     windows = {"window_pattern": "SL", "sequence_len": 512} if "windowed" in request.param else {}
     model = GPT(model_config(dialect=dialect, n_kv_head=1, **windows)).eval()
@@ -144,14 +146,26 @@ def test_only_distances_between_positions_count(model, width):
     )
 
 
-def test_a_window_hides_what_lies_further_back_in_its_layers_and_the_last_layer_sees_all():
-    config = model_config(window_pattern="S", sequence_len=512, n_layer=3)
-    model = GPT(config)
-    assert [model._window(layer) for layer in range(3)] == [128, 128, None]
-    for pattern, windows in (("SL", [128, None, None]), ("L", [None] * 3), ("LSS", [None, 128, None])):
-        model = GPT(model_config(window_pattern=pattern, sequence_len=512, n_layer=3))
-        assert [model._window(layer) for layer in range(3)] == windows
-    assert GPT(model_config(window_pattern="S", sequence_len=513))._window(0) == 256
+@pytest.mark.parametrize(
+    ("dialect", "pattern", "sequence_len", "windows"),
+    [
+        ("current", "S", 512, (128, 128, 512)),
+        ("current", "SL", 512, (128, 512, 512)),
+        ("current", "LSS", 512, (512, 128, 512)),
+        ("current", "L", 512, (512, 512, 512)),
+        ("current", "S", 513, (256, 256, 513)),
+        ("2026-03-09", "S", 384, (128, 128, 384)),
+        ("2026-03-09", "S", 385, (256, 256, 385)),
+        ("2026-03-02", "S", 301, (150, 150, 301)),
+        ("2026-01-16", "SSSL", 2048, (1024, 1024, 2048)),
+        ("2026-01-11", "S", 1, (0, 0, 1)),
+        ("2025-12-09", "L", 512, (None, None, None)),
+        ("classic", "L", 512, (None, None, None)),
+    ],
+)
+def test_windows_follow_the_pattern_and_the_last_layer_is_long(dialect, pattern, sequence_len, windows):
+    config = model_config(dialect=dialect, window_pattern=pattern, sequence_len=sequence_len, n_layer=3)
+    assert GPT(config).windows == windows
 
 
 def test_logits_are_capped_and_float32_and_one_for_each_id_of_the_vocabulary(model):
@@ -185,6 +199,37 @@ def test_shapes_that_do_not_belong_together_are_refused(model, changed, shape):
         model(given["embeddings"], given["positions"], ids=given["ids"], padding=given["padding"])
 
 
+def test_it_offers_what_a_base_model_must(model):
+    def decode(base: BaseModel) -> torch.Tensor:
+        ids, cache = torch.zeros(2, 3, dtype=torch.long), base.reserve(2, 3)
+        assert cache.length == 0 and base.embed(ids).shape == (2, 3, base.width)
+        logits = base.unembed(base(base.embed(ids), torch.arange(3)[None], ids=ids, cache=cache))
+        assert cache.length == 3 and logits.shape == (2, 3, base.vocab_size)
+        return logits
+
+    assert (model.width, model.vocab_size) == (32, model.config.vocab_size)
+    assert torch.isfinite(decode(model)).all()
+
+
+def test_padding_that_comes_late_hides_itself_and_nothing_before_it(model):
+    embeddings, ids = mixed(model, W, gists=[])
+    padding = torch.zeros(1, W, dtype=torch.bool)
+    padding[0, 20:25] = True
+    cache, found = model.reserve(1, W), []
+    with torch.inference_mode():
+        # Smear would carry padding over; nobody may read it, so it is given as what it is: no token.
+        known = ids.masked_fill(padding, NO_TOKEN)
+        whole = model(embeddings, torch.arange(W)[None], ids=known, padding=padding)
+        for span, hidden in ((slice(0, 20), None), (slice(20, 30), padding[:, 20:30]), (slice(30, W), None)):
+            positions = torch.arange(span.start, span.stop)[None]
+            found.append(
+                model(embeddings[:, span], positions, ids=known[:, span], padding=hidden, cache=cache)
+            )
+        unpadded = model(embeddings, torch.arange(W)[None], ids=known)
+    torch.testing.assert_close(torch.cat(found, dim=1), whole, atol=1e-5, rtol=0)
+    assert not torch.allclose(whole[:, 30:], unpadded[:, 30:], atol=1e-3)
+
+
 def test_a_full_cache_and_one_of_another_batch_are_refused(model):
     embeddings, positions = torch.zeros(1, 5, 32), torch.zeros(1, 5)
     cache = KVCache.reserve(model.config, 1, 7, embeddings)
@@ -207,6 +252,11 @@ def test_a_full_cache_and_one_of_another_batch_are_refused(model):
         ({"window_pattern": ""}, "must be letters L .* and S .*, got ''; use L"),
         ({"window_pattern": "SLX"}, "got 'SLX'"),
         ({"n_embd": 16}, "at least 24 in dialect 'current', .* got 16; raise it"),
+        ({"n_embd": 24, "dialect": "2026-03-02"}, "at least 32 in dialect '2026-03-02', .* got 24; raise it"),
+        (
+            {"window_pattern": "SL", "dialect": "classic"},
+            "must be L in dialect 'classic', .* got 'SL'; leave it",
+        ),
     ],
 )
 def test_a_shape_that_cannot_be_is_named(wrong, message):
@@ -216,7 +266,8 @@ def test_a_shape_that_cannot_be_is_named(wrong, message):
 
 def test_an_unknown_dialect_is_answered_with_those_that_exist():
     with pytest.raises(
-        UnknownVariantError, match=r"'curent'; did you mean 'current'. known are classic, current"
+        UnknownVariantError,
+        match=r"'curent'; did you mean 'current'. known are classic, 2025-12-09, .*, current",
     ):
         GPTConfig(dialect="curent")
 

@@ -1,12 +1,11 @@
 """Checkpoints that nanochat itself wrote give nanochat's own logits, at once and token by token."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from megacontext.models.gpt import GPT, GPTConfig, KVCache
+from megacontext.models.checkpoint import load_checkpoint
 
 FIXTURES = Path(__file__).parent / "fixtures"
 GENUINE = ("classic", "current-full", "current-windowed")
@@ -16,12 +15,10 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module", params=GENUINE)
 def genuine(request):
     """Model, ids (3, 256) and the logits (3, 256, 150) of nanochat's own float32 forward."""
-    folder = FIXTURES / request.param
-    shape = json.loads((folder / "meta_000001.json").read_text())["model_config"]
-    model = GPT(GPTConfig(dialect=request.param.split("-")[0], **shape)).eval()
-    model.load_state_dict(torch.load(folder / "model_000001.pt", weights_only=True))
-    expected = torch.load(folder / "expect.pt", weights_only=True)
-    return model, expected["ids"], expected["logits"]
+    loaded = load_checkpoint(FIXTURES / request.param)
+    assert loaded.dialect == request.param.split("-")[0]
+    expected = torch.load(FIXTURES / request.param / "expect.pt", weights_only=True)
+    return loaded.model, expected["ids"], expected["logits"]
 
 
 @torch.inference_mode()
@@ -31,10 +28,6 @@ def plain(model, ids, cache=None, past=0):
     return model.unembed(model(model.embed(ids), positions, ids=ids, cache=cache))
 
 
-def reserve(model, rows, room):
-    return KVCache.reserve(model.config, rows, room, model.lm_head.weight)
-
-
 def test_prefill_gives_nanochats_logits(genuine):
     model, ids, expected = genuine
     torch.testing.assert_close(plain(model, ids), expected, atol=TOLERANCE, rtol=0)
@@ -42,7 +35,7 @@ def test_prefill_gives_nanochats_logits(genuine):
 
 def test_decoding_token_by_token_gives_nanochats_logits(genuine):
     model, ids, expected = genuine
-    cache = reserve(model, *ids.shape)
+    cache = model.reserve(*ids.shape)
     for at in range(ids.shape[1]):
         logits = plain(model, ids[:, at : at + 1], cache, past=at)
         torch.testing.assert_close(logits[:, 0], expected[:, at], atol=TOLERANCE, rtol=0)
@@ -51,7 +44,7 @@ def test_decoding_token_by_token_gives_nanochats_logits(genuine):
 @pytest.mark.parametrize("pieces", [(1, 255), (255, 1), (127, 1, 128), (128, 128), (31, 97, 100, 28)])
 def test_prefill_in_pieces_gives_the_same_logits(genuine, pieces):
     model, ids, expected = genuine
-    cache, past, found = reserve(model, *ids.shape), 0, []
+    cache, past, found = model.reserve(*ids.shape), 0, []
     for piece in pieces:
         found.append(plain(model, ids[:, past : past + piece], cache, past))
         past += piece
@@ -85,7 +78,7 @@ def test_left_padding_does_not_change_the_answer(genuine):
 def test_padding_stays_unseen_when_decoding_goes_on(genuine):
     model, ids, expected = genuine
     pad, half = 7, 120
-    cache = reserve(model, 1, pad + 256)
+    cache = model.reserve(1, pad + 256)
     padding = torch.arange(pad + half)[None] < pad
     positions = (torch.arange(pad + half)[None] - pad).clamp_min(0)
     row = torch.cat((torch.full((1, pad), -1), ids[:1, :half]), dim=1)

@@ -1,0 +1,79 @@
+"""Keys and values of what a decoding has read so far.
+
+Room is reserved once and written in place, so a step copies nothing that it does not add. The model is the only
+writer; one cache belongs to one decoding. Deliberately knows nothing of windows or of what an entry was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from megacontext.models.config import GPTConfig
+
+
+@dataclass
+class KVCache:
+    """Keys and values (B, room, Hkv, D) of every layer, and what the next step needs of the last entry."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: int = 0
+    """How many entries it holds."""
+    allowed: Tensor | None = field(default=None)
+    """Which entries may be attended to, bool (B, room): False for padding; None while nothing is padding."""
+    last_embedding: Tensor | None = field(default=None)
+    """The last entry as smear passes it on, (B, 1, E)."""
+    last_is_token: Tensor | None = field(default=None)
+    """bool (B, 1, 1); None when the last entry is a token in every row."""
+
+    @staticmethod
+    def bytes_per_position(config: GPTConfig) -> int:
+        """Bytes that a decode step reads for each entry that it attends to: float32 keys and values of all layers."""
+        return 2 * 4 * config.n_layer * config.n_kv_head * config.head_dim
+
+    @classmethod
+    def reserve(cls, config: GPTConfig, batch: int, room: int, like: Tensor) -> KVCache:
+        """An empty cache with room for `room` entries, on the device and in the type of `like`."""
+        shape = (batch, room, config.n_kv_head, config.head_dim)
+        return cls(
+            keys=[like.new_empty(shape) for _ in range(config.n_layer)],
+            values=[like.new_empty(shape) for _ in range(config.n_layer)],
+        )
+
+    @property
+    def batch(self) -> int:
+        """Rows that it was reserved for."""
+        return self.keys[0].shape[0]
+
+    @property
+    def room(self) -> int:
+        """Entries that it was reserved for."""
+        return self.keys[0].shape[1]
+
+    def has_room(self, batch: int, entries: int) -> bool:
+        """Whether `entries` more fit, in a batch of that size."""
+        return batch == self.batch and self.length + entries <= self.room
+
+    def mark(self, entries: int, padding: Tensor | None) -> Tensor | None:
+        """Note which of the next `entries` are padding, bool (B, entries), and return `allowed` up to them."""
+        if self.allowed is None:
+            if padding is None:
+                return None
+            self.allowed = torch.ones(self.batch, self.room, dtype=torch.bool, device=padding.device)
+        stop = self.length + entries
+        self.allowed[:, self.length : stop] = True if padding is None else ~padding
+        return self.allowed[:, :stop]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Write keys and values (B, W, Hkv, D) behind those of `layer`; returns all from entry `first` on.
+
+        `length` counts them only once the model has gone through all layers.
+        """
+        entries, seen = keys.shape[1], self.length + keys.shape[1] - first
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        all_keys.narrow(1, self.length, entries).copy_(keys)
+        all_values.narrow(1, self.length, entries).copy_(values)
+        return all_keys.narrow(1, first, seen), all_values.narrow(1, first, seen)
