@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from megacontext.models.gpt import GPT, KVCache
+from megacontext.models.base import BaseModel
 from megacontext.runtime.reading import Reading, stack
 
 _BATCH = 32
@@ -13,7 +13,7 @@ _BATCH = 32
 
 @torch.inference_mode()
 def decode_greedily(
-    base: GPT, readings: list[Reading], *, max_tokens: int, stop_token: int
+    base: BaseModel, readings: list[Reading], *, max_tokens: int, stop_token: int
 ) -> list[list[int]]:
     """Token ids that follow each reading, at most `max_tokens`, without the `stop_token` that ended them.
 
@@ -32,14 +32,14 @@ def decode_greedily(
     return answers
 
 
-def _decode(readings: list[Reading], base: GPT, max_tokens: int, stop_token: int) -> list[list[int]]:
+def _decode(readings: list[Reading], base: BaseModel, max_tokens: int, stop_token: int) -> list[list[int]]:
     batch = stack(readings, base)
     rows, width = batch.ids.shape
-    cache = KVCache.reserve(base.config, rows, width + max_tokens, batch.embeddings)
+    cache = base.reserve(rows, width + max_tokens)
     hidden = base(batch.embeddings, batch.positions, ids=batch.ids, padding=batch.padding, cache=cache)
     position = batch.positions[:, -1:]
     produced = []
-    running = torch.ones(rows, dtype=torch.bool)
+    running = torch.ones(rows, dtype=torch.bool, device=base.device)
     for step in range(max_tokens):
         token = base.unembed(hidden[:, -1:]).argmax(dim=-1)  # (B, 1, V) -> (B, 1)
         produced.append(token[:, 0])

@@ -13,7 +13,7 @@ import torch
 
 from megacontext.errors import ShapeError
 from megacontext.focus.context import WorkingContext
-from megacontext.models.gpt import GPT, NO_TOKEN
+from megacontext.models.base import NO_TOKEN, BaseModel
 from megacontext.models.positions import PositionPolicy, entry_positions
 from megacontext.tree.memory import Memory
 
@@ -92,7 +92,7 @@ class ReadingBatch:
     """bool (B, W): True for filling; None where there is none."""
 
 
-def stack(readings: list[Reading], base: GPT) -> ReadingBatch:
+def stack(readings: list[Reading], base: BaseModel) -> ReadingBatch:
     """Tensors for `base` from readings of any lengths from 1 on. Raises ShapeError for an empty one."""
     if not all(reading.cost for reading in readings):
         raise ShapeError("a reading needs at least one position, got none; ask something or read a context")
@@ -106,15 +106,16 @@ def stack(readings: list[Reading], base: GPT) -> ReadingBatch:
         ids[row, pad:], positions[row, pad:], padding[row, :pad] = reading.ids, reading.positions, True
         rows.append(np.full(len(reading.gist_slots), row))
         columns.append(pad + reading.gist_slots)
-    id_rows = torch.from_numpy(ids)
+    device = base.device
+    id_rows = torch.from_numpy(ids).to(device)
     embeddings = base.embed(id_rows.clamp_min(0)) * (id_rows >= 0)[..., None]
     gists = torch.from_numpy(np.concatenate([reading.gists for reading in readings]))
     if len(gists):
-        at = torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(columns))
-        embeddings = embeddings.index_put(at, gists)
+        at = tuple(torch.from_numpy(np.concatenate(places)).to(device) for places in (rows, columns))
+        embeddings = embeddings.index_put(at, gists.to(device, embeddings.dtype))
     return ReadingBatch(
         embeddings,
         id_rows,
-        torch.from_numpy(positions),
-        torch.from_numpy(padding) if padding.any() else None,
+        torch.from_numpy(positions).to(device),
+        torch.from_numpy(padding).to(device) if padding.any() else None,
     )

@@ -90,6 +90,23 @@ class RunFolder:
         }
         return cls(runs / chosen, config, described | about)
 
+    @classmethod
+    def reopen(cls, path: Path, config: Any) -> RunFolder:
+        """A run that goes on in its folder. Raises ConfigError if there is none, or it has another recipe."""
+        try:
+            about = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            recipe, version = about["recipe_fingerprint"], about["format"]
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise ConfigError(
+                f"a run that goes on must be a run's folder, {path} is not ({problem}); check the path"
+            ) from None
+        if version != RUN_FORMAT or recipe != fingerprint(config):
+            raise ConfigError(
+                f"a run goes on with its own recipe, {path} has {recipe} (format {version}), got "
+                f"{fingerprint(config)} (format {RUN_FORMAT}); use the recipe.toml in its folder"
+            )
+        return cls(path, config, about | {"status": "running", "pid": os.getpid(), "finished": None})
+
     def __enter__(self) -> RunFolder:
         dump_recipe(self._config, self.path / "recipe.toml")
         self._write_state()
