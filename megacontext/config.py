@@ -66,7 +66,15 @@ def from_mapping(cls: type[C], mapping: Mapping[str, object], where: str = "reci
 
 
 def load_recipe(cls: type[C], path_or_name: str | Path, overrides: Mapping[str, object] | None = None) -> C:
-    """The recipe in a TOML file, or in data/recipes/<name>.toml when a bare name is given.
+    """The recipe in a TOML file, or in data/recipes/<name>.toml when a bare name is given, as a `cls`.
+
+    As `load_table` finds it. Raises ConfigError.
+    """
+    return from_mapping(cls, load_table(path_or_name, overrides), where=recipe_source(path_or_name))
+
+
+def load_table(path_or_name: str | Path, overrides: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """A recipe's plain table, for whoever has to look into it to know which class it is of.
 
     A text with a folder separator or the ending .toml is a file. `overrides` maps dotted keys
     ("focus.budget") to values that replace those of the file. Raises ConfigError.
@@ -85,7 +93,12 @@ def load_recipe(cls: type[C], path_or_name: str | Path, overrides: Mapping[str, 
         ) from None
     for key, value in (overrides or {}).items():
         _override(table, key, value)
-    return from_mapping(cls, table, where=f"recipe {path.stem}")
+    return table
+
+
+def recipe_source(path_or_name: str | Path) -> str:
+    """What messages call a recipe."""
+    return f"recipe {_recipe_path(path_or_name).stem}"
 
 
 def parse_override(text: str) -> tuple[str, object]:

@@ -1,4 +1,4 @@
-"""`megacontext train RECIPE`: train all parts from scratch."""
+"""`megacontext train RECIPE`: train what a recipe describes, from scratch or from where it was stopped."""
 
 from __future__ import annotations
 
@@ -11,41 +11,57 @@ from typing import Annotated
 import tyro
 
 from megacontext.cli.overrides import Overrides, parsed
-from megacontext.config import load_recipe
+from megacontext.cli.plans import print_plan
 from megacontext.errors import ConfigError
-from megacontext.runtime.run import RunFolder
-from megacontext.train.tiny import TinyTrainConfig, load_texts, train_tiny
+from megacontext.train.trainers import Order, load_training
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train tokenizer, base model, GistNet, addresses and LensNet from scratch by a recipe."""
+    """Train by a recipe: `tiny` makes every part from scratch, `tiny-cpu` pretrains a base model on a CPU.
+
+    On several GPUs: torchrun --nproc_per_node=8 -m megacontext train RECIPE
+    """
 
     recipe: Annotated[str, tyro.conf.Positional] = "tiny"
     """A recipe in data/recipes, or the path of one."""
+    plan: bool = False
+    """Print what a pretraining will take (steps, arithmetic, memory), and start nothing."""
     out: Path | None = None
-    """Folder for the trained parts; default: model/ in the run's folder."""
+    """Folder for what is trained; default: in the run's folder."""
     name: str | None = None
     """Name of the run; default: the first free of train, train-2, ..."""
     runs: Path = Path("runs")
     """Folder that holds the runs."""
+    resume: Path | None = None
+    """Folder of an interrupted run that goes on, by the same recipe."""
+    wandb_run: str = ""
+    """Name of a run at Weights & Biases (extra `wandb`); default: none."""
     set: Overrides = ()
     """Changes to the recipe, as key=value with dotted keys, e.g. base.answer_weight=1.5"""
     json: bool = False
-    """Print the metrics as JSON on standard output."""
+    """Print the metrics, or the plan, as JSON on standard output."""
 
     def run(self) -> int:
-        config = load_recipe(TinyTrainConfig, self.recipe, parsed(self.set))
-        texts = load_texts(config)
-        if self.out is not None and self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"--out must be a folder, {self.out} is a file; choose another")
-        with RunFolder.create(self.runs, self.name, config, kind="train", seed=config.seed) as run:
-            out = self.out or run.path / "model"
-            metrics = train_tiny(config, texts, out, run)
+        kind, config = load_training(self.recipe, parsed(self.set))
+        if self.plan:
+            if kind.plan is None:
+                raise ConfigError(
+                    f"a plan is of a pretraining, recipe {self.recipe} is none; leave --plan out"
+                )
+            print_plan(kind.plan(config), self.json)
+            return 0
+        order = Order(
+            runs=self.runs, name=self.name, out=self.out, resume=self.resume, wandb_run=self.wandb_run
+        )
+        outcome = kind.train(config, order)
+        if not outcome.leads:
+            return 0
         if self.json:
-            print(json.dumps({"run": str(run.path), "model": str(out), "metrics": metrics}, indent=2))
+            told = {"run": str(outcome.run), "model": str(outcome.model), "metrics": outcome.metrics}
+            print(json.dumps(told, indent=2))
         else:
-            print(f"trained parts in {out}, telemetry in {run.path}", file=sys.stderr)
-            for name, value in metrics.items():
+            print(f"trained parts in {outcome.model}, telemetry in {outcome.run}", file=sys.stderr)
+            for name, value in outcome.metrics.items():
                 print(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")
         return 0

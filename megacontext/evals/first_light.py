@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 
 from megacontext.config import data_root
+from megacontext.corpus.book import Book, load_book
 from megacontext.errors import ConfigError
-from megacontext.evals.book import Book, load_book
 from megacontext.evals.statistics import wilson
 from megacontext.focus.context import check_budget
 from megacontext.models.gpt import KVCache

@@ -15,7 +15,7 @@ import polars as pl
 
 from megacontext.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Column(NamedTuple):
@@ -50,6 +50,14 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "lens_accuracy": Column(_FLOAT, "share of questions whose needed entry LensNet scores highest, 0..1"),
         "learning_rate": Column(_FLOAT, "learning rate of the matrices at this step"),
         "tokens_per_s": Column(_FLOAT, "tokens read per second since the row before"),
+    },
+    # One row per measurement of a base model in training on text that it does not train on. Since version 2.
+    "validation": {
+        "step": Column(_INT, "optimiser steps done", required=True),
+        "wall_s": Column(_FLOAT, "seconds spent in steps since training began"),
+        "tokens_seen": Column(_INT, "tokens read so far"),
+        "bits_per_byte": Column(_FLOAT, "bits per byte of the held-out text", required=True),
+        "nats_per_token": Column(_FLOAT, "nats per token of the held-out text"),
     },
     # One row per chunk of history that was written into a tree.
     "ingest": {

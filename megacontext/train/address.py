@@ -138,7 +138,7 @@ def train_address(
     rng = np.random.default_rng(seed)
     net = bundle.address
     sampler = AddressSampler(contexts, config, net.config.left_tokens, net.config.longest_question)
-    optimisers = Optimisers((net,), config.optimiser)
+    optimisers = Optimisers(config.optimiser.groups((net,)))
     began = time.monotonic()
     with Progress("addresses", config.steps) as progress:
         for step in range(config.steps):
@@ -150,7 +150,7 @@ def train_address(
             nats = F.cross_entropy(logits, answers, reduction="none")
             loss = (nats * torch.from_numpy(batch.weights)).sum()
             loss.backward()
-            optimisers.step(step, config.steps)
+            optimisers.step(config.optimiser.factor(step, config.steps))
             if (step + 1) % 10 == 0 or step + 1 == config.steps:
                 planted = torch.from_numpy(batch.weights == batch.weights[0])
                 best = logits.argmax(dim=1, keepdim=True)

@@ -179,7 +179,7 @@ def train_base(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     start_for_retrieval(bundle.base, generator, config.start)
     objective = MixedContextLoss(bundle, config)
-    optimisers = Optimisers((bundle.base, bundle.gistnet), config.optimiser)
+    optimisers = Optimisers(config.optimiser.groups((bundle.base, bundle.gistnet)))
     total = sum(stage.steps for stage in config.stages)
     done = seen = 0
     began = time.monotonic()
@@ -189,7 +189,8 @@ def train_base(
                 batch = sampler.batch(rng, stage.batch, stage.contexts)
                 losses = objective(batch, generator)
                 losses["loss"].backward()
-                factor = optimisers.step(done, total)
+                factor = config.optimiser.factor(done, total)
+                optimisers.step(factor)
                 seen += int((batch.ids >= 0).sum())
                 done += 1
                 if done % 10 == 0 or done == total:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from megacontext.evals.bits_per_byte import text_loss
 from megacontext.gistnet.address import AddressNet
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
@@ -31,19 +30,11 @@ def held_out_metrics(bundle: Bundle, text: str, *, seed: int) -> dict[str, Any]:
     ids = bundle.tokenizer.encode(text)
     windows = min(_WINDOWS, len(ids) // WINDOW_TOKENS)
     starts = np.linspace(0, len(ids) - WINDOW_TOKENS, windows).astype(int)
-    rows = torch.from_numpy(
-        np.stack([ids[start : start + WINDOW_TOKENS] for start in starts]).astype(np.int64)
-    )
-    base = bundle.base
-    hidden = base(base.embed(rows), torch.arange(WINDOW_TOKENS).expand_as(rows), ids=rows)
-    nats = F.cross_entropy(
-        base.unembed(hidden[:, :-1]).flatten(0, 1), rows[:, 1:].flatten(), reduction="sum"
-    ).item()
-    num_bytes = sum(len(bundle.tokenizer.token_bytes(token)) for token in rows[:, 1:].flatten().tolist())
+    rows = np.stack([ids[start : start + WINDOW_TOKENS] for start in starts]).astype(np.int64)
+    loss = text_loss(bundle.base, rows, bundle.tokenizer.byte_lengths(), batch=windows).rates()
     found, asked = _addresses_found(bundle, ids, seed)
     return {
-        "bits_per_byte": nats / math.log(2) / num_bytes,
-        "nats_per_token": nats / rows[:, 1:].numel(),
+        **loss._asdict(),
         "address_found_among_512": found / max(1, asked),
         "address_questions": asked,
     }

@@ -158,7 +158,7 @@ def train_lens(
     """Train bundle.lens with everything else frozen. Same seed, same machine, same weights."""
     rng = np.random.default_rng(seed)
     cases = build_cases(bundle, contexts, config, rng)
-    optimisers = Optimisers((bundle.lens,), config.optimiser)
+    optimisers = Optimisers(config.optimiser.groups((bundle.lens,)))
     examples: list[Example] = []
     total = config.rounds * config.steps
     began = time.monotonic()
@@ -178,7 +178,7 @@ def train_lens(
                 logits = bundle.lens(given)
                 loss = lens_loss(logits, labels, given.present, config.miss_weight)
                 loss.backward()
-                optimisers.step(done, total)
+                optimisers.step(config.optimiser.factor(done, total))
                 done += 1
                 if done % 10 == 0 or done == total:
                     best = logits.masked_fill(~given.present, -1e4).argmax(dim=1, keepdim=True)

@@ -1,14 +1,21 @@
-"""Optimisers and their schedule: Muon for the matrices inside the networks, AdamW for everything else."""
+"""Optimisers and their schedules: Muon for the matrices inside the networks, AdamW for everything else.
+
+Both are torch's own. `OptimiserConfig` is for the small networks that are trained together here; a vanilla base model
+has its groups and rates from nanochat (`pretrain/rates.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from megacontext.errors import ConfigError
+from megacontext.errors import CheckpointError, ConfigError
+
+Kind = Literal["muon", "adamw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,30 +43,100 @@ class OptimiserConfig:
         down = (steps - step) / max(1.0, self.decay_share * steps)
         return min(1.0, up, down)
 
-
-class Optimisers:
-    """One Muon and one AdamW over the trainable parameters of some networks, stepped as one."""
-
-    def __init__(self, networks: Iterable[nn.Module], config: OptimiserConfig):
-        self.config = config
+    def groups(self, networks: Iterable[nn.Module]) -> list[Group]:
+        """The parameters of `networks`, each in the group of its kind."""
         matrices, others = [], []
         for network in networks:
             for name, parameter in network.named_parameters():
                 inside = parameter.ndim == 2 and ".weight" in name and (".h." in name or "layers." in name)
                 (matrices if inside and "gate" not in name else others).append(parameter)
-        self._all = [
-            torch.optim.AdamW(others, lr=config.other_lr, betas=(0.8, 0.95), weight_decay=0.0, fused=True),
+        return [
+            Group(parameters=others, lr=self.other_lr),
+            Group(parameters=matrices, lr=self.matrix_lr, kind="muon"),
         ]
-        if matrices:
-            self._all.append(torch.optim.Muon(matrices, lr=config.matrix_lr, momentum=0.95, weight_decay=0.0))
-        self._full = [[group["lr"] for group in one.param_groups] for one in self._all]
 
-    def step(self, step: int, steps: int) -> float:
-        """Update at the rate that the schedule gives, clear the gradients, and return that share of the full rate."""
-        factor = self.config.factor(step, steps)
-        for one, rates in zip(self._all, self._full, strict=True):
-            for group, rate in zip(one.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Parameters that share a rate."""
+
+    parameters: Sequence[nn.Parameter]
+    lr: float
+    kind: Kind = "adamw"
+    betas: tuple[float, float] = (0.8, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+class Optimisers:
+    """One Muon and one AdamW over some groups, stepped as one."""
+
+    def __init__(self, groups: Iterable[Group]):
+        kinds: dict[Kind, list[Group]] = {"adamw": [], "muon": []}
+        for group in groups:
+            if group.parameters:
+                kinds[group.kind].append(group)
+        self._all = [_MAKERS[kind](chosen) for kind, chosen in kinds.items() if chosen]
+        self._groups = [group for chosen in kinds.values() for group in chosen]
+
+    def step(self, factor: float, *, momentum: float | None = None, decay_factor: float = 1.0) -> None:
+        """Update at `factor` of the full rates and clear the gradients.
+
+        `momentum` is Muon's, `decay_factor` the share of the groups' weight decay that is in force.
+        """
+        # Looked up each time: torch makes new ones whenever a state is restored.
+        settings_of_all = (settings for one in self._all for settings in one.param_groups)
+        for settings, group in zip(settings_of_all, self._groups, strict=True):
+            settings["lr"] = group.lr * factor
+            settings["weight_decay"] = group.weight_decay * decay_factor
+            if momentum is not None and group.kind == "muon":
+                settings["momentum"] = momentum
+        for one in self._all:
             one.step()
             one.zero_grad(set_to_none=True)
-        return factor
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on besides the weights, by a name made of numbers and the state's own."""
+        return {
+            f"{number}.{index}.{name}": tensor
+            for number, one in enumerate(self._all)
+            for index, entries in one.state_dict()["state"].items()
+            for name, tensor in entries.items()
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on where `state` was taken. Raises CheckpointError if it is not of these parameters."""
+        for number, one in enumerate(self._all):
+            entries: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in state.items():
+                owner, index, name = key.split(".", 2)
+                if int(owner) == number:
+                    entries.setdefault(int(index), {})[name] = tensor
+            parameters = [parameter for group in one.param_groups for parameter in group["params"]]
+            fits = set(entries) <= set(range(len(parameters))) and all(
+                tensor.ndim == 0 or tensor.shape == parameters[index].shape
+                for index, of_one in entries.items()
+                for tensor in of_one.values()
+            )
+            if not fits or len(entries) not in (0, len(parameters)):
+                raise CheckpointError(
+                    f"an optimiser's state must be of its {len(parameters)} parameters, got one of {len(entries)} or "
+                    "of other shapes; resume with the recipe that the run began with"
+                )
+            one.load_state_dict({"state": entries, "param_groups": one.state_dict()["param_groups"]})
+
+
+def _adamw(groups: list[Group]) -> torch.optim.Optimizer:
+    settings = [
+        {"params": list(group.parameters), "lr": group.lr, "betas": group.betas, "eps": group.eps}
+        for group in groups
+    ]
+    return torch.optim.AdamW(settings, weight_decay=0.0, fused=True)
+
+
+def _muon(groups: list[Group]) -> torch.optim.Optimizer:
+    settings = [{"params": list(group.parameters), "lr": group.lr} for group in groups]
+    return torch.optim.Muon(settings, momentum=0.95, weight_decay=0.0)
+
+
+_MAKERS = {"adamw": _adamw, "muon": _muon}

@@ -11,14 +11,14 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from megacontext.config import dump_recipe
+from megacontext.corpus.book import load_book
 from megacontext.errors import ConfigError
-from megacontext.evals.book import load_book
 from megacontext.focus.context import check_budget
 from megacontext.gistnet.address import AddressNetConfig
 from megacontext.gistnet.gist import GistNetConfig
@@ -41,6 +41,7 @@ from megacontext.train.lens import LensTrainConfig, train_lens
 class TinyTrainConfig:
     """Shapes, data and schedules of all parts."""
 
+    trainer: Literal["parts"] = "parts"
     seed: int = 0
     block_size: int = 32
     positions: PositionPolicy = "context"

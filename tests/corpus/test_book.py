@@ -2,8 +2,8 @@
 
 import pytest
 
+from megacontext.corpus.book import load_book, shipped_books
 from megacontext.errors import ConfigError, UnknownVariantError
-from megacontext.evals.book import load_book, shipped_books
 
 
 def test_shipped_books_load_by_name():

@@ -199,7 +199,8 @@ def text_losses(bundle, sampler, steps, spoil=None):
     """Text loss of every step of a training on `sampler`, whose batches `spoil` may change."""
     # Nobody is asked anything here; with a weight, the end of the line would be expected everywhere.
     objective = MixedContextLoss(bundle, base_config(text_share=1.0, answer_weight=0.0))
-    optimisers = Optimisers((bundle.base, bundle.gistnet), OptimiserConfig())
+    config = OptimiserConfig()
+    optimisers = Optimisers(config.groups((bundle.base, bundle.gistnet)))
     rng, generator, losses = np.random.default_rng(0), torch.Generator().manual_seed(0), []
     for step in range(steps):
         batch = sampler.batch(rng, 8, MIXED)
@@ -207,7 +208,7 @@ def text_losses(bundle, sampler, steps, spoil=None):
             spoil(batch)
         loss = objective(batch, generator)
         loss["loss"].backward()
-        optimisers.step(step, steps)
+        optimisers.step(config.factor(step, steps))
         losses.append(loss["text"].item())
     return losses
 
@@ -384,7 +385,7 @@ def test_the_rate_rises_stays_and_falls_to_nothing():
 
 def test_every_parameter_has_one_optimiser_and_muon_gets_matrices_inside_layers_only(begun):
     for networks in ((begun.base, begun.gistnet), (begun.address,), (begun.lens,)):
-        made = Optimisers(networks, OptimiserConfig())
+        made = Optimisers(OptimiserConfig().groups(networks))
         given = [id(p) for one in made._all for group in one.param_groups for p in group["params"]]
         assert sorted(given) == sorted(id(p) for network in networks for p in network.parameters())
         for parameter in made._all[1].param_groups[0]["params"]:

@@ -1,0 +1,143 @@
+"""What a run will take, before anything starts: steps, tokens, arithmetic, and memory on each device.
+
+The memory is an estimate for one device with data parallelism: weights, gradients and the optimisers' state in
+fp32, and the activations that the backward pass needs, counted layer by layer. It leaves out the allocator's slack
+and fragmentation, which a tenth covers in practice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from megacontext.errors import ConfigError
+from megacontext.models.gpt import GPTConfig
+from megacontext.models.scaling import ModelSize, model_size, shape_of_depth
+from megacontext.train.pretrain.config import HorizonConfig, PretrainConfig
+
+_BATCH_EXPONENT = 0.383
+"""The best batch grows with the tokens to this power (Power Lines, 2505.13738)."""
+REFERENCE_BATCH = 2**19
+_REFERENCE_DEPTH = 12
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The figures of a run."""
+
+    parameters: int
+    embeddings: int
+    matrices: int
+    head: int
+    flops_per_token: float
+    steps: int
+    batch_tokens: int
+    micro_steps: int
+    """Forward and backward passes of one step on one device."""
+    tokens: int
+    tokens_per_parameter: float
+    flops: float
+    weights_gib: float
+    """Weights, gradients and optimiser state on each device."""
+    activations_gib: float
+    devices: int
+
+    @property
+    def memory_gib(self) -> float:
+        """On each device."""
+        return self.weights_gib + self.activations_gib
+
+    def described(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return asdict(self) | {"memory_gib": self.memory_gib}
+
+
+def plan(config: PretrainConfig, devices: int) -> Plan:
+    """The plan of `config` on so many devices. Raises ConfigError where steps cannot be made of whole batches."""
+    size = model_size(config.model)
+    tokens = wanted_tokens(config.horizon, size)
+    batch = config.batch.total_batch_size
+    if batch == -1:
+        batch = suggested_batch(config, tokens)
+    at_once = config.batch.device_batch_size * config.model.sequence_len * devices
+    if batch % at_once:
+        raise ConfigError(
+            f"a step's batch must be a multiple of what {devices} devices read at once, got {batch:,} tokens and "
+            f"{config.batch.device_batch_size} rows x {config.model.sequence_len} tokens x {devices} = {at_once:,}; "
+            "change batch.device_batch_size or batch.total_batch_size"
+        )
+    steps = config.horizon.num_iterations
+    if steps <= 0:
+        steps = max(1, round(tokens / batch))
+    return Plan(
+        parameters=size.total,
+        embeddings=size.embeddings,
+        matrices=size.matrices,
+        head=size.head,
+        flops_per_token=size.flops_per_token,
+        steps=steps,
+        batch_tokens=batch,
+        micro_steps=batch // at_once,
+        tokens=steps * batch,
+        tokens_per_parameter=steps * batch / size.total,
+        flops=size.flops_per_token * steps * batch,
+        weights_gib=_weight_bytes(size) / _GIB,
+        activations_gib=_activation_bytes(config) / _GIB,
+        devices=devices,
+    )
+
+
+def wanted_tokens(horizon: HorizonConfig, size: ModelSize) -> float:
+    """Tokens that the horizon asks for; infinite where it is a number of steps."""
+    if horizon.num_iterations > 0:
+        return math.inf
+    if horizon.target_flops > 0:
+        return horizon.target_flops / size.flops_per_token
+    counted = size.total if horizon.counted == "all" else size.scaling
+    return horizon.target_param_data_ratio * counted
+
+
+def suggested_batch(config: PretrainConfig, tokens: float) -> int:
+    """nanochat's batch for a horizon: 2**19 tokens at depth 12 and the same ratio, more with a power of the tokens."""
+    if math.isinf(tokens):
+        raise ConfigError(
+            "a batch is suggested for a horizon in tokens, got one in steps; give batch.total_batch_size"
+        )
+    ratio = max(config.horizon.target_param_data_ratio, 1.0)
+    reference = ratio * model_size(reference_shape(config.model)).scaling
+    return 2 ** round(math.log2(REFERENCE_BATCH * (tokens / reference) ** _BATCH_EXPONENT))
+
+
+def reference_shape(model: GPTConfig) -> GPTConfig:
+    """The model of depth 12 with which nanochat's rates were found."""
+    return shape_of_depth(
+        _REFERENCE_DEPTH,
+        model.dialect,
+        vocab_size=model.vocab_size,
+        sequence_len=model.sequence_len,
+        window_pattern=model.window_pattern,
+    )
+
+
+def _weight_bytes(size: ModelSize) -> float:
+    """fp32 weights and gradients; AdamW keeps two more numbers a parameter, Muon one."""
+    adamw = size.embeddings + size.head + size.scalars
+    return 4.0 * (4 * adamw + 3 * size.matrices)
+
+
+def _activation_bytes(config: PretrainConfig) -> float:
+    """What the backward pass of one micro-step needs, attention without its scores (SDPA keeps none).
+
+    A layer keeps about 20 numbers per token and unit of width: the stream before both norms and both normed streams,
+    q, k and v before and after the rotation, the attention's output, and twice the four-fold inner layer. The
+    head keeps its logits twice, in fp32.
+    """
+    model = config.model
+    tokens = config.batch.device_batch_size * model.sequence_len
+    bytes_a_number = (
+        2 if config.precision == "bf16" or (config.precision == "auto" and config.device != "cpu") else 4
+    )
+    layers = 20 * model.n_embd * model.n_layer * bytes_a_number
+    return float(tokens * (layers + 2 * 4 * model.vocab_size))

@@ -1,0 +1,139 @@
+"""The kinds of training that a recipe can ask for, by the name in its key `trainer`.
+
+A recipe says what is trained; an order says where it goes. Each kind takes both and answers with the same outcome,
+so the command line and the notebooks need not know which one it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megacontext.config import from_mapping, load_table, recipe_source
+from megacontext.errors import ConfigError
+from megacontext.registry import Registry
+from megacontext.runtime.run import RunFolder
+from megacontext.train.pretrain.config import PretrainConfig
+from megacontext.train.pretrain.loop import Destination, pretrain
+from megacontext.train.pretrain.plan import Plan, plan
+from megacontext.train.pretrain.state import find_state
+from megacontext.train.pretrain.world import join_world
+from megacontext.train.tiny import TinyTrainConfig, load_texts, train_tiny
+
+_USUAL = "parts"
+TOKEN_CACHE = ".tokens"
+"""Folder beside the runs where the tokens of a corpus are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Where a training goes."""
+
+    runs: Path
+    """Folder that holds the runs."""
+    name: str | None = None
+    """Name of the run; None = the first free of kind, kind-2, ..."""
+    out: Path | None = None
+    """Folder for what is trained; None = inside the run."""
+    resume: Path | None = None
+    """A run that goes on."""
+    resume_step: int | None = None
+    """The saved state that it goes on from; None = the last."""
+    wandb_run: str = ""
+    tag: str = ""
+    """Folder of the checkpoint in nanochat's layout; empty = d and the depth."""
+    told: Mapping[str, Any] | None = None
+    """Put into that checkpoint's meta as `user_config`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a training."""
+
+    run: Path
+    model: Path
+    metrics: dict[str, Any]
+    leads: bool = True
+    """False in the processes whose results another one tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of training."""
+
+    config: type
+    train: Callable[[Any, Order], Outcome]
+    plan: Callable[[Any], Plan] | None = None
+    """None where a plan would say nothing that the recipe does not."""
+
+
+TRAINERS: Registry[Kind] = Registry("trainer")
+
+
+def load_training(recipe: str | Path, overrides: Mapping[str, object]) -> tuple[Kind, Any]:
+    """The kind of training that a recipe asks for, and its configuration. Raises ConfigError, UnknownVariantError."""
+    table = load_table(recipe, overrides)
+    kind = TRAINERS.get(str(table.get("trainer", _USUAL)))
+    return kind, from_mapping(kind.config, table, where=recipe_source(recipe))
+
+
+def _train_parts(config: TinyTrainConfig, order: Order) -> Outcome:
+    if order.resume is not None or order.wandb_run:
+        raise ConfigError(
+            "the trainer 'parts' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
+        )
+    texts = load_texts(config)
+    if order.out is not None and order.out.exists() and not order.out.is_dir():
+        raise ConfigError(f"--out must be a folder, {order.out} is a file; choose another")
+    with RunFolder.create(order.runs, order.name, config, kind="train", seed=config.seed) as run:
+        out = order.out or run.path / "model"
+        metrics = train_tiny(config, texts, out, run)
+    return Outcome(run=run.path, model=out, metrics=metrics)
+
+
+def _pretrain(config: PretrainConfig, order: Order) -> Outcome:
+    state = None if order.resume is None else find_state(order.resume, order.resume_step)
+    with join_world(config.device) as world, ExitStack() as stack:
+        plan(config, world.size)  # what cannot be is refused before a run's folder is made
+        run = None
+        if world.leads:
+            if order.resume is not None:
+                run = RunFolder.reopen(order.resume, config)
+            else:
+                run = RunFolder.create(order.runs, order.name, config, kind="pretrain", seed=config.seed)
+            stack.enter_context(run)
+            run.note(device=str(world.device), processes=world.size)
+        folder = run.path if run is not None else order.runs
+        nanochat = order.out or folder / "nanochat"
+        tag = order.tag or f"d{config.model.n_layer}"
+        metrics = pretrain(
+            config,
+            world,
+            Destination(
+                run=run,
+                nanochat=nanochat,
+                tag=tag,
+                cache=order.runs / TOKEN_CACHE,
+                wandb_run=order.wandb_run,
+                resume=state,
+                told=dict(order.told or {}),
+            ),
+        )
+        if run is not None:
+            run.results({"metrics": metrics})
+    return Outcome(run=folder, model=nanochat / "base_checkpoints" / tag, metrics=metrics, leads=world.leads)
+
+
+def planned_devices(config: PretrainConfig) -> int:
+    """Devices that a plan counts with: those that torchrun started, or those that the recipe is meant for."""
+    return int(os.environ.get("WORLD_SIZE", config.batch.devices))
+
+
+TRAINERS.register("parts")(Kind(config=TinyTrainConfig, train=_train_parts))
+TRAINERS.register("pretrain")(
+    Kind(config=PretrainConfig, train=_pretrain, plan=lambda config: plan(config, planned_devices(config)))
+)
