@@ -13,7 +13,7 @@ length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -164,6 +164,11 @@ class WorkingContext:
 
     def groups(self) -> np.ndarray:
         """First slots of all that may be collapsed, int64, in order: full raw blocks, K sibling gists."""
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> np.ndarray:
+        """Looked for once: an edit that was planned is checked against what the plan was made from."""
         if len(self) == 0:
             return np.empty(0, dtype=np.int64)
         last = np.minimum(np.arange(len(self)) + self.block_size - 1, len(self) - 1)
@@ -171,7 +176,9 @@ class WorkingContext:
         run = np.cumsum(np.diff(self.lod, prepend=self.lod[0]) != 0)
         siblings = (self.lod > 0) & (self.index % self.block_size == 0)
         siblings &= (run[last] == run) & (self.index[last] == self.index + self.block_size - 1)
-        return np.flatnonzero(siblings | ((self.lod == 0) & (self.costs == self.block_size)))
+        groups = np.flatnonzero(siblings | ((self.lod == 0) & (self.costs == self.block_size)))
+        groups.flags.writeable = False
+        return groups
 
     def apply(self, edits: Iterable[Edit], budget: int) -> WorkingContext:
         """The context after all `edits`: collapses first, then expansions, so that refunds can be spent.
@@ -193,11 +200,21 @@ class WorkingContext:
         for edit in edits:
             if edit.kind not in ("expand", "collapse"):
                 raise IllegalEditError(f"an edit is 'expand' or 'collapse', got {edit.kind!r}")
-        expand = self._slots([edit.slot for edit in edits if edit.kind == "expand"])
-        collapse = self._slots([edit.slot for edit in edits if edit.kind == "collapse"])
+        return self.edited_at(
+            expand=[edit.slot for edit in edits if edit.kind == "expand"],
+            collapse=[edit.slot for edit in edits if edit.kind == "collapse"],
+        )
+
+    def edited_at(
+        self, *, expand: Sequence[int] | np.ndarray = (), collapse: Sequence[int] | np.ndarray = ()
+    ) -> WorkingContext:
+        """Like `edited` for edits that are rows of slots, however many. Raises IllegalEditError."""
+        expand, collapse = self._slots(expand), self._slots(collapse)
         if (slot := _first(self.lod[expand] == 0, expand)) is not None:
             raise IllegalEditError(f"only a gist can be expanded, slot {slot} is raw; plan from this context")
-        if (slot := _first(~np.isin(collapse, self.groups()), collapse)) is not None:
+        collapsible = np.zeros(len(self), dtype=bool)
+        collapsible[self.groups()] = True
+        if (slot := _first(~collapsible[collapse], collapse)) is not None:
             raise IllegalEditError(
                 f"only a full raw block or the first of {self.block_size} sibling gists can be "
                 f"collapsed, slot {slot} "
@@ -206,7 +223,7 @@ class WorkingContext:
         folded = collapse[self.lod[collapse] > 0]
         members = (folded[:, None] + np.arange(self.block_size)).reshape(-1)  # (G,) -> (G * K,)
         touched = np.concatenate([expand, members, collapse[self.lod[collapse] == 0]])
-        if len(np.unique(touched)) != len(touched):
+        if np.bincount(touched, minlength=1).max() > 1:
             raise IllegalEditError(
                 "edits of one step must touch different entries, two touch the same; drop one"
             )
@@ -240,8 +257,13 @@ class WorkingContext:
             self.block_size,
         )
 
-    def _slots(self, slots: list[int]) -> np.ndarray:
-        row = np.array(slots, dtype=np.int64)
+    def _slots(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
+        row = np.asarray(slots)
+        if row.ndim != 1 or (row.dtype.kind not in "iu" and row.size):
+            raise IllegalEditError(
+                f"slots are a row of integers, got {row.dtype} {row.shape}; plan from this context"
+            )
+        row = row.astype(np.int64)
         if (slot := _first((row < 0) | (row >= len(self)), row)) is not None:
             raise IllegalEditError(
                 f"slots of this context lie in [0, {len(self)}), got {slot}; plan from this context"

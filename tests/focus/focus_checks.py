@@ -1,9 +1,9 @@
-"""The invariants of a working context from their definition, and a strategy that draws contexts."""
+"""The invariants of a working context from their definition, and what the tests of focus share."""
 
 import numpy as np
 from hypothesis import strategies as st
 
-from megacontext.focus import Edit, WorkingContext
+from megacontext.focus import AllocatorConfig, Edit, WorkingContext
 
 
 def check_invariants(context):
@@ -33,3 +33,34 @@ def contexts(draw, block_sizes=(2, 3, 4, 32)):
             slot = gists[int(place * (len(gists) - 1))]
             context = context.edited([Edit("expand", int(slot))])
     return context
+
+
+def by_blocks(scores):
+    """A scorer from one score per block: an entry gets the highest of the blocks under it, the tail 0."""
+    scores = np.asarray(scores, dtype=float)
+
+    def score(context):
+        first = context.start // context.block_size
+        last = np.maximum(context.stop // context.block_size, first + 1)
+        padded = np.append(scores, 0.0)
+        return np.array([padded[a:b].max() for a, b in zip(first, last, strict=True)])
+
+    return score
+
+
+def raw_blocks(context):
+    return context.index[(context.lod == 0) & (context.costs == context.block_size)].tolist()
+
+
+def check_steps(steps, budget, config=None):
+    """What holds for every refocus; returns the final context."""
+    config = config or AllocatorConfig()
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        check_invariants(step.context)
+        assert step.context.cost <= budget
+        assert len(step.edits) <= config.max_edits
+        assert (not step.edits) == (following is None)
+        assert step.latency_ms > 0
+        if following is not None:
+            assert step.context.apply(step.edits, budget) == following.context
+    return steps[-1].context

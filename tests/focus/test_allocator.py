@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from focus_checks import check_invariants, contexts
+from focus_checks import by_blocks, check_invariants, check_steps, contexts, raw_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,38 +25,8 @@ FRESH = AllocatorState()
 CONFIG = AllocatorConfig()
 
 
-def by_blocks(scores):
-    """A scorer from one score per block: an entry gets the highest of the blocks under it, the tail 0."""
-    scores = np.asarray(scores, dtype=float)
-
-    def score(context):
-        first = context.start // context.block_size
-        last = np.maximum(context.stop // context.block_size, first + 1)
-        padded = np.append(scores, 0.0)
-        return np.array([padded[a:b].max() for a, b in zip(first, last, strict=True)])
-
-    return score
-
-
 def recency(context):
     return np.linspace(-1, 1, len(context)) if len(context) > 1 else np.ones(len(context))
-
-
-def raw_blocks(context):
-    return context.index[(context.lod == 0) & (context.costs == context.block_size)].tolist()
-
-
-def check_steps(steps, budget, config=CONFIG):
-    """What holds for every refocus; returns the final context."""
-    for step, following in zip(steps, [*steps[1:], None], strict=True):
-        check_invariants(step.context)
-        assert step.context.cost <= budget
-        assert len(step.edits) <= config.max_edits
-        assert (not step.edits) == (following is None)
-        assert step.latency_ms > 0
-        if following is not None:
-            assert step.context.apply(step.edits, budget) == following.context
-    return steps[-1].context
 
 
 @pytest.mark.parametrize("block", [0, 31, 32, 500, 1023, 1055])

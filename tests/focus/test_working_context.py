@@ -187,6 +187,8 @@ def mixed():
         ([Edit("collapse", 2), Edit("collapse", 2)], "touch"),
         ([Edit("collapse", 2), Edit("expand", 2)], "slot 2 is raw"),
         ([Edit("open", 2)], "'open'"),
+        ([Edit("expand", 0.5)], r"a row of integers, got float64 \(1,\)"),
+        ([Edit("expand", None)], "a row of integers, got object"),
         ([Edit("expand", 0), Edit("expand", 2)], "slot 2 is raw"),  # the legal one is not applied either
     ],
 )
@@ -209,6 +211,16 @@ def test_a_refund_pays_for_an_expansion_of_the_same_step(mixed):
     assert moved.is_raw(np.array([32, 33, 34])).tolist() == [False, False, True]
     with pytest.raises(BudgetError, match=f"budget of {mixed.cost} positions, .* costs {mixed.cost + 31}"):
         mixed.apply([Edit("expand", 3)], budget=mixed.cost)
+
+
+@given(contexts())
+@settings(max_examples=100, deadline=None)
+def test_rows_of_slots_are_edited_like_lists_of_edits(context):
+    gists, groups = np.flatnonzero(context.lod > 0), context.groups()
+    raw = groups[context.lod[groups] == 0]
+    edits = [*(Edit("expand", slot) for slot in gists), *(Edit("collapse", slot) for slot in raw)]
+    assert context.edited_at(expand=gists, collapse=raw) == context.edited(edits)
+    assert context.edited_at() == context
 
 
 def test_a_budget_must_hold_one_block():
