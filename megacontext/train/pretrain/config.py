@@ -84,6 +84,8 @@ class MeasureConfig:
     sample_every: int = 2000
     """How often the model goes on from a few fixed beginnings."""
     save_every: int = -1
+    trigram: bool = False
+    """Also report what a trigram model of the same training tokens loses on the same text. It holds them in RAM."""
     log_every: int = 10
 
     def __post_init__(self) -> None:

@@ -243,7 +243,10 @@ class _Loop:
 
     def metrics(self) -> dict[str, Any]:
         """What is reported at the end."""
-        return {
+        told: dict[str, Any] = {}
+        if self.trainer.config.measure.trigram:
+            told["trigram_bits_per_byte"] = self.trainer.trigram().bits_per_byte
+        return told | {
             "steps": self.trainer.step,
             "tokens": self.trainer.step * self.plan.batch_tokens,
             "entries": self.entries,

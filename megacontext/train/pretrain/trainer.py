@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from megacontext.corpus.rows import Place, RowReader, validation_rows
 from megacontext.corpus.shards import Corpus
+from megacontext.corpus.token_files import token_file
 from megacontext.evals.bits_per_byte import BitsPerByte, TextLoss, text_loss
+from megacontext.evals.trigram import Trigram
 from megacontext.gistnet.gist import GistNet
 from megacontext.models.gpt import GPT
 from megacontext.models.initialise import initialise
@@ -96,7 +99,25 @@ class Trainer:
         """Of all rows that this process has read, in order: two runs with equal digests read the same tokens."""
         self._corpus, self._cache = corpus, cache
         self.reader = self._reader(None)
-        self._validation: np.ndarray | None = None
+
+    @cached_property
+    def _validation(self) -> np.ndarray:
+        """Rows that the training does not read, int64 (n, T + 1)."""
+        return validation_rows(
+            self._corpus.validation,
+            self.tokenizer,
+            self._cache,
+            row_tokens=self.config.model.sequence_len,
+            most_tokens=self.config.measure.eval_tokens,
+        )
+
+    def trigram(self) -> BitsPerByte:
+        """Loss of a trigram model of all training tokens, on the text that `evaluate` reads."""
+        shards = [token_file(shard, self.tokenizer, self._cache) for shard in self._corpus.train]
+        model = Trigram(np.concatenate(shards), self.tokenizer.vocab_size)
+        rows = self._validation
+        text = np.append(rows[:, :-1].flatten(), rows[-1, -1])
+        return model.text_loss(text, self.tokenizer.byte_lengths()).rates()
 
     def _prepared(self) -> nn.Module:
         """The objective as it is called in training: compiled where that pays, and averaged over the processes."""
@@ -172,14 +193,6 @@ class Trainer:
     @torch.inference_mode()
     def evaluate(self) -> BitsPerByte:
         """Loss of plain tokens on the validation shard; every process reads its share."""
-        if self._validation is None:
-            self._validation = validation_rows(
-                self._corpus.validation,
-                self.tokenizer,
-                self._cache,
-                row_tokens=self.config.model.sequence_len,
-                most_tokens=self.config.measure.eval_tokens,
-            )
         mine = self._validation[self.world.rank :: self.world.size]
         self.base.eval()
         with self._arithmetic():

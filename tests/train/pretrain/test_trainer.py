@@ -16,7 +16,9 @@ from pretrain_toys import ROW, recipe, trainer_of, with_steps
 
 from megacontext.config import dump_recipe
 from megacontext.corpus.shards import Corpus, Shard
+from megacontext.corpus.token_files import token_file
 from megacontext.errors import CheckpointError
+from megacontext.evals.trigram import Trigram
 from megacontext.models.scaling import parameter_kind
 from megacontext.train.pretrain.state import find_state, restore_state, save_state
 from megacontext.train.pretrain.trainer import NextTokenLoss
@@ -203,6 +205,14 @@ def test_bits_per_byte_fall_while_text_is_learnt_and_are_plain_in_a_mega_run_too
         after = trainer.evaluate()
         assert after.bits_per_byte < before.bits_per_byte - 0.3
         assert before.nats_per_token == pytest.approx(math.log(400), abs=0.05)
+
+
+def test_the_trigram_model_is_that_of_the_training_tokens_on_the_validation_text(folder):
+    trainer = trainer_of(recipe(folder), folder)
+    train = token_file(trainer._corpus.train[0], trainer.tokenizer, folder / ".tokens")
+    text = token_file(trainer._corpus.validation, trainer.tokenizer, folder / ".tokens")[: 512 + 1]
+    expected = Trigram(np.asarray(train), 400).text_loss(text.astype(np.int64), trainer.tokenizer.byte_lengths())
+    assert trainer.trigram() == expected.rates()
 
 
 def test_parameters_are_counted_by_kind(folder):
