@@ -36,6 +36,8 @@ from megacontext.tokenizer import Tokenizer
 from megacontext.tree.memory import Memory
 
 NO_CONTEXT = "none"
+HEADS = "&"
+"""Between the scorers of an arm with several contexts, each of its share of the budget, whose ends are merged."""
 ARMS = (NO_CONTEXT, "recency", "sinks+recency", "random", "bm25", "lensnet", "lensnet+bm25", "oracle")
 DEPTH_BINS = 5
 _CHUNK_TOKENS = 16_384
@@ -81,8 +83,9 @@ class FirstLightConfig:
 
     def __post_init__(self) -> None:
         for arm in self.arms:
-            if arm != NO_CONTEXT:
-                SCORERS.get(arm)
+            for scorer in arm.split(HEADS):
+                if arm != NO_CONTEXT:
+                    SCORERS.get(scorer)
         if not self.arms or not self.histories:
             raise ConfigError("an evaluation needs at least one arm and one group of histories; give them")
         for what, names in (("arm", self.arms), ("history group", [group.name for group in self.histories])):
@@ -247,7 +250,7 @@ def _ingested(
 def ask_all(case: Case, arm: str, config: FirstLightConfig, run: RunFolder) -> list[dict[str, Any]]:
     """Every question of a history to one arm: focus one by one, decode together."""
     tokenizer = case.session.bundle.tokenizer
-    readings: list[Reading] = []
+    readings: list[list[Reading]] = []
     hits: list[bool] = []
     latencies: list[float] = []
     traced = config.traced_questions if case.name.endswith("-0") else 0
@@ -256,21 +259,28 @@ def ask_all(case: Case, arm: str, config: FirstLightConfig, run: RunFolder) -> l
             prompt = tokenizer.encode(question.prompt)
             needed = case.needed_blocks(question)
             if arm == NO_CONTEXT:
-                readings.append(case.session.read(None, prompt))
+                readings.append([case.session.read(None, prompt)])
                 hits.append(False)
                 latencies.append(0.0)
             else:
-                focus = case.session.focus(prompt, scorer=arm, number=number, needed_blocks=needed)
-                readings.append(case.session.read(focus.context, prompt))
-                hits.append(bool(focus.context.is_raw(np.array(needed)).all()))
-                latencies.append(focus.latency_ms)
-                _record_focus(focus, case, arm, number, config, run, traced=number < traced)
+                heads = arm.split(HEADS)
+                focuses = [
+                    case.session.focus(
+                        prompt, scorer=scorer, number=number, needed_blocks=needed, heads=len(heads)
+                    )
+                    for scorer in heads
+                ]
+                readings.append([case.session.read(focus.context, prompt) for focus in focuses])
+                hits.append(any(bool(focus.context.is_raw(np.array(needed)).all()) for focus in focuses))
+                latencies.append(sum(focus.latency_ms for focus in focuses))
+                _record_focus(focuses[0], case, arm, number, config, run, traced=number < traced)
             if arm == "lensnet" and number < traced:
                 _record_block_scores(case, prompt, number, run)
             progress.advance()
-        said = case.session.decode(readings)
+        together = [reading for of_one in readings for reading in of_one]
+        said = case.session.decode(together, heads=len(together) // max(1, len(readings)))
     rows = []
-    for number, (question, reading, answer) in enumerate(
+    for number, (question, of_one, answer) in enumerate(
         zip(case.planted.questions, readings, said, strict=True)
     ):
         row = {
@@ -283,7 +293,7 @@ def ask_all(case: Case, arm: str, config: FirstLightConfig, run: RunFolder) -> l
             "expected": question.answer.strip(),
             "answered": answer,
             "correct": answer == question.answer.strip(),
-            "cost_positions": reading.cost,
+            "cost_positions": sum(reading.cost for reading in of_one),
             "hit": hits[number],
         }
         run.telemetry.emit(

@@ -23,6 +23,10 @@ class Cache(Protocol):
     length: int
     """How many entries it holds."""
 
+    def truncate(self, length: int) -> None:
+        """Forget all entries from `length` on. Raises ShapeError for more than it holds."""
+        ...
+
 
 class BaseModel(Protocol):
     """A decoder that reads a mixed context."""

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from megacontext.errors import ShapeError
 from megacontext.models.config import GPTConfig
 
 
 @dataclass
 class KVCache:
-    """Keys and values (B, room, Hkv, D) of every layer, and what the next step needs of the last entry."""
+    """Keys and values (B, room, Hkv, D) of every layer, and what smear needs of the entries."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -24,10 +25,10 @@ class KVCache:
     """How many entries it holds."""
     allowed: Tensor | None = field(default=None)
     """Which entries may be attended to, bool (B, room): False for padding; None while nothing is padding."""
-    last_embedding: Tensor | None = field(default=None)
-    """The last entry as smear passes it on, (B, 1, E)."""
-    last_is_token: Tensor | None = field(default=None)
-    """bool (B, 1, 1); None when the last entry is a token in every row."""
+    givers: Tensor | None = field(default=None)
+    """The entries as smear passes them on, (B, room, E); None before the first, and in a dialect without smear."""
+    is_token: Tensor | None = field(default=None)
+    """Which entries are tokens, bool (B, room, 1); None while all are."""
 
     @staticmethod
     def bytes_per_position(config: GPTConfig) -> int:
@@ -66,6 +67,35 @@ class KVCache:
         stop = self.length + entries
         self.allowed[:, self.length : stop] = True if padding is None else ~padding
         return self.allowed[:, :stop]
+
+    def remember(self, givers: Tensor, is_token: Tensor | None) -> None:
+        """Keep of the next entries (B, W, E) what smear passes on; `is_token` bool (B, W, 1), None when all are."""
+        stop = self.length + givers.shape[1]
+        if self.givers is None:
+            self.givers = givers.new_empty(self.batch, self.room, givers.shape[2])
+        self.givers.narrow(1, self.length, givers.shape[1]).copy_(givers)
+        if is_token is not None and self.is_token is None:
+            self.is_token = torch.ones(self.batch, self.room, 1, dtype=torch.bool, device=givers.device)
+        if self.is_token is not None:
+            self.is_token[:, self.length : stop] = True if is_token is None else is_token
+
+    def last(self) -> tuple[Tensor, Tensor | None] | None:
+        """The last entry as smear passes it on, (B, 1, E), and whether it is a token, bool (B, 1, 1), None for yes.
+
+        None while there is no entry.
+        """
+        if self.givers is None or not self.length:
+            return None
+        is_token = None if self.is_token is None else self.is_token.narrow(1, self.length - 1, 1)
+        return self.givers.narrow(1, self.length - 1, 1), is_token
+
+    def truncate(self, length: int) -> None:
+        """Forget all entries from `length` on; the next one follows entry `length - 1`. Raises ShapeError."""
+        if not 0 <= length <= self.length:
+            raise ShapeError(
+                f"a cache of {self.length} entries is cut to no more than it holds, got {length}"
+            )
+        self.length = length
 
     def extend(self, layer: int, keys: Tensor, values: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """Write keys and values (B, W, Hkv, D) behind those of `layer`; returns all from entry `first` on.

@@ -188,21 +188,20 @@ class GPT(nn.Module):
 
     def _smear(self, x: Tensor, any_token: bool, is_token: Tensor | None, cache: KVCache | None) -> Tensor:
         """Give each token a gated share of the token directly before it; a gist neither gives nor takes."""
-        past = None if cache is None else cache.last_embedding
+        past, past_is_token = (cache and cache.last()) or (None, None)
         taker, giver = x if past is not None else x[:, 1:], x[:, :-1]
         mask = is_token
         if past is not None:
             giver = past if x.shape[1] == 1 else torch.cat((past, giver), dim=1)
-            if is_token is not None or cache.last_is_token is not None:
+            if is_token is not None or past_is_token is not None:
                 everywhere = torch.ones(*x.shape[:2], 1, dtype=torch.bool, device=x.device)
                 here = everywhere if is_token is None else is_token
-                before = everywhere[:, :1] if cache.last_is_token is None else cache.last_is_token
+                before = everywhere[:, :1] if past_is_token is None else past_is_token
                 mask = here & torch.cat((before, here[:, :-1]), dim=1)
         elif is_token is not None:
             mask = is_token[:, 1:] & is_token[:, :-1]
         if cache is not None:
-            cache.last_embedding = x[:, -1:].clone()
-            cache.last_is_token = None if is_token is None else is_token[:, -1:].clone()
+            cache.remember(x, is_token)
         if not any_token or not taker.shape[1]:
             return x
         gate = self.smear_lambda * torch.sigmoid(self.smear_gate(taker[..., :SMEAR_CHANNELS]))

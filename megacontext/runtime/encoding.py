@@ -25,7 +25,7 @@ class BundleEncoder:
     """Embedding gists by GistNet over the base model's own embeddings, addresses by AddressNet."""
 
     def __init__(self, bundle: Bundle):
-        self._bundle = bundle
+        self.bundle = bundle
         self.block_size = bundle.config.block_size
         self.gist_width = bundle.config.model.n_embd
         self.address_width = bundle.config.address.address_width
@@ -34,13 +34,13 @@ class BundleEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._bundle.tokenizer
+        return self.bundle.tokenizer
 
     def identity(self) -> Identity:
         """Fingerprints that a memory made with this bundle carries."""
         return Identity(
-            tokenizer=self._bundle.tokenizer.fingerprint,
-            embedding=self._bundle.embedding_fingerprint(),
+            tokenizer=self.bundle.tokenizer.fingerprint,
+            embedding=self.bundle.embedding_fingerprint(),
             encoder=self.fingerprint,
             block_size=self.block_size,
         )
@@ -50,29 +50,29 @@ class BundleEncoder:
         """tokens (n, K), left (n, left_tokens) -> gists (n, E), addresses (n, A), all float32."""
         gists, addresses = [], []
         for seen in _filled(np.concatenate((left, tokens), axis=1).astype(np.int64)):
-            gists.append(self._bundle.gistnet(self._bundle.base.embed(seen[:, self.left_tokens :]), 1))
-            addresses.append(self._bundle.address(seen, AddressNet.BLOCK))
+            gists.append(self.bundle.gistnet(self.bundle.base.embed(seen[:, self.left_tokens :]), 1))
+            addresses.append(self.bundle.address(seen, AddressNet.BLOCK))
         count = len(tokens)
         return torch.cat(gists)[:count].numpy(), torch.cat(addresses)[:count].numpy()
 
     @torch.inference_mode()
     def encode_parents(self, children: np.ndarray, lod: int) -> np.ndarray:
         """children (n, K, E) -> gists (n, E) of level `lod`, float32."""
-        gists = [self._bundle.gistnet(batch, lod) for batch in _filled(children)]
+        gists = [self.bundle.gistnet(batch, lod) for batch in _filled(children)]
         return torch.cat(gists)[: len(children)].numpy()
 
     @torch.inference_mode()
     def encode_question(self, ids: np.ndarray) -> np.ndarray:
         """Address (A,), float32, of a question's token ids (T,), T >= 1."""
-        last = torch.from_numpy(ids[-self._bundle.config.address.longest_question :].astype(np.int64))
-        return self._bundle.address(last[None], AddressNet.QUESTION)[0].numpy()
+        last = torch.from_numpy(ids[-self.bundle.config.address.longest_question :].astype(np.int64))
+        return self.bundle.address(last[None], AddressNet.QUESTION)[0].numpy()
 
     def flops_per_token(self) -> float:
         """Arithmetic of ingest per token of history (multiply-adds count two), from the sizes of the networks."""
-        per_block = 2 * self.block_size * sum(p.numel() for p in self._bundle.gistnet.parameters())
+        per_block = 2 * self.block_size * sum(p.numel() for p in self.bundle.gistnet.parameters())
         seen = self.block_size + self.left_tokens
         own = sum(
-            p.numel() for name, p in self._bundle.address.named_parameters() if not name.startswith("token")
+            p.numel() for name, p in self.bundle.address.named_parameters() if not name.startswith("token")
         )
         return (per_block * (1 + 1 / (self.block_size - 1)) + 2 * seen * own) / self.block_size
 

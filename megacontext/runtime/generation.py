@@ -74,14 +74,14 @@ def _generate(
         positions = torch.arange(cache.length, cache.length + ids.shape[1], device=base.device)[None]
         hidden = base(base.embed(ids), positions, ids=ids, cache=cache)
         # Drawn on the CPU, where equal seeds draw equal tokens whatever the device.
-        token = _draw(base.unembed(hidden[0, -1]).cpu(), temperature, top_k, chance)
+        token = draw(base.unembed(hidden[0, -1]).cpu(), temperature, top_k, chance)
         if token in stop_ids:
             return
         yield token
         ids = torch.tensor([[token]], device=base.device)
 
 
-def _draw(logits: torch.Tensor, temperature: float, top_k: int, chance: torch.Generator) -> int:
+def draw(logits: torch.Tensor, temperature: float, top_k: int, chance: torch.Generator) -> int:
     """One id by the logits (V,)."""
     if temperature == 0:
         return int(logits.argmax())

@@ -1,12 +1,13 @@
-"""From a working context to what the base model reads: token ids, gists, positions.
+"""From the rows of a layout to what the base model reads: token ids, gists, positions.
 
 This is the only place where levels of the tree become rows of a tensor. Raw tokens are read from the store again, so
-detail that had been folded away comes back exactly.
+detail that had been folded away comes back exactly. A gist is a vector in the input space, or, where its maker stored
+keys and values of every layer, an entry that goes into the cache as it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,22 +15,29 @@ import torch
 from megacontext.errors import ShapeError
 from megacontext.focus.context import WorkingContext
 from megacontext.models.base import NO_TOKEN, BaseModel
-from megacontext.models.positions import PositionPolicy, entry_positions
+from megacontext.models.positions import PositionPolicy
+from megacontext.runtime.layout import Rows, lay_out
 from megacontext.tree.memory import Memory
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One working context with the prompt after it: W positions, exactly its cost plus the prompt's length."""
+    """One working context with the prompt after it: W positions, exactly its rows plus the prompt's length."""
 
     ids: np.ndarray
     """int64 (W,): token ids, NO_TOKEN at gists."""
     gist_slots: np.ndarray
-    """int64 (G,): where gists stand."""
+    """int64 (G,): where gists stand that are input embeddings."""
     gists: np.ndarray
     """float32 (G, E)."""
     positions: np.ndarray
     """float64 (W,)."""
+    rows: Rows
+    """Which node each position stands for."""
+    cached_slots: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """int64 (C,): where gists stand that are keys and values, in order."""
+    cached: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    """float32 (C, 2 * L * Hkv * D): theirs, as `models.entries` packs them."""
 
     @property
     def cost(self) -> int:
@@ -38,44 +46,64 @@ class Reading:
 
 
 def read(
-    context: WorkingContext | None, memory: Memory, prompt: np.ndarray, policy: PositionPolicy
+    context: WorkingContext | None,
+    memory: Memory,
+    prompt: np.ndarray,
+    policy: PositionPolicy,
+    *,
+    layout: str = "timeline",
+    covered: int = 0,
+    cached_gists: bool = False,
 ) -> Reading:
-    """Fetch the tokens and gists of `context` and put `prompt` (P,) behind them; no context reads the prompt alone."""
-    num_tokens = memory.num_tokens
-    prompt_start = num_tokens + np.arange(len(prompt))
-    if context is None or not len(context):
-        positions = entry_positions(prompt_start, prompt_start + 1, policy)
-        empty = np.zeros((0, memory.gist_width), dtype=np.float32)
-        return Reading(prompt.astype(np.int64), np.zeros(0, dtype=np.int64), empty, positions)
-    # (N,) entries -> (W,) positions: a raw entry gives one position a token, a gist gives one.
-    owner = np.repeat(np.arange(len(context)), context.costs)
-    first = np.cumsum(context.costs) - context.costs
-    offset = np.arange(len(owner)) - first[owner]
-    raw = context.lod[owner] == 0
-    start = np.where(raw, context.start[owner] + offset, context.start[owner])
-    stop = np.where(raw, start + 1, context.stop[owner])
-    ids = np.full(len(owner), NO_TOKEN, dtype=np.int64)
-    ids[raw] = _raw_tokens(context, memory)
-    gist_slots = np.flatnonzero(~raw)
-    gists = np.zeros((len(gist_slots), memory.gist_width), dtype=np.float32)
-    folded = context.lod > 0
-    lod, index = context.lod[folded], context.index[folded]
+    """Fetch the tokens and gists of `context` and put `prompt` (P,) behind them; no context reads the prompt alone.
+
+    `covered` is how many tokens the stable part of a cover-first layout stands for. `cached_gists` says that what the memory stores as gists are keys and values.
+    """
+    if context is None:
+        context = WorkingContext(
+            np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 0, memory.block_size
+        )
+        rows = lay_out(context, len(prompt), layout, policy, covered)
+        shift = memory.num_tokens
+        rows = Rows(rows.lod, rows.index + shift, rows.position + (shift if policy == "global" else 0))
+        return _read_rows(rows, memory, prompt, shift, cached_gists)
+    rows = lay_out(context, len(prompt), layout, policy, covered)
+    return _read_rows(rows, memory, prompt, context.num_tokens, cached_gists)
+
+
+def _read_rows(
+    rows: Rows, memory: Memory, prompt: np.ndarray, num_tokens: int, cached_gists: bool
+) -> Reading:
+    """What `rows` name: tokens from `num_tokens` on are the prompt's."""
+    ids = np.full(len(rows), NO_TOKEN, dtype=np.int64)
+    is_token = rows.lod == 0
+    asked = is_token & (rows.index >= num_tokens)
+    ids[asked] = prompt[rows.index[asked] - num_tokens]
+    stored = is_token & ~asked
+    ids[stored] = _tokens(memory, rows.index[stored], num_tokens)
+    slots = np.flatnonzero(~is_token)
+    gists = np.zeros((len(slots), memory.gist_width if len(slots) else 0), dtype=np.float32)
+    lod = rows.lod[slots]
     for level in np.unique(lod):
         at = np.flatnonzero(lod == level)
-        gists[at] = memory.gists(int(level), index[at])
-    start, stop = np.concatenate((start, prompt_start)), np.concatenate((stop, prompt_start + 1))
-    return Reading(np.concatenate((ids, prompt)), gist_slots, gists, entry_positions(start, stop, policy))
+        gists[at] = memory.gists(int(level), rows.index[slots[at]])
+    if cached_gists:
+        nothing = np.zeros(0, dtype=np.int64)
+        return Reading(ids, nothing, np.zeros((0, 0), dtype=np.float32), rows.position, rows, slots, gists)
+    return Reading(ids, slots, gists, rows.position, rows)
 
 
-def _raw_tokens(context: WorkingContext, memory: Memory) -> np.ndarray:
-    """Ids of all raw entries in time order."""
-    size = context.block_size
-    raw = context.lod == 0
-    full = raw & (context.costs == size)
-    parts = [memory.blocks(context.index[full]).reshape(-1)]
-    if raw.any() and not full[raw][-1]:
-        parts.append(memory.tokens(int(context.start[-1]), context.num_tokens))
-    return np.concatenate(parts)
+def _tokens(memory: Memory, index: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Ids of tokens of the history, in the order asked for; whole blocks at a time."""
+    size = memory.block_size
+    whole = num_tokens // size * size
+    finished = index < whole
+    ids = np.empty(len(index), dtype=np.int64)
+    blocks, at = np.unique(index[finished] // size, return_inverse=True)
+    ids[finished] = memory.blocks(blocks)[at, index[finished] % size]
+    if not finished.all():
+        ids[~finished] = memory.tokens(whole, num_tokens)[index[~finished] - whole]
+    return ids
 
 
 @dataclass(frozen=True)
@@ -93,7 +121,15 @@ class ReadingBatch:
 
 
 def stack(readings: list[Reading], base: BaseModel) -> ReadingBatch:
-    """Tensors for `base` from readings of any lengths from 1 on. Raises ShapeError for an empty one."""
+    """Tensors for `base` from readings of any lengths from 1 on.
+
+    Raises ShapeError for an empty one, and for one with gists that are keys and values: those go into a cache, one
+    reading at a time (`context_cache`).
+    """
+    if any(len(reading.cached_slots) for reading in readings):
+        raise ShapeError(
+            "readings side by side hold tokens and embedding gists, got cached ones; read them one by one"
+        )
     if not all(reading.cost for reading in readings):
         raise ShapeError("a reading needs at least one position, got none; ask something or read a context")
     width = max(reading.cost for reading in readings)
@@ -109,8 +145,9 @@ def stack(readings: list[Reading], base: BaseModel) -> ReadingBatch:
     device = base.device
     id_rows = torch.from_numpy(ids).to(device)
     embeddings = base.embed(id_rows.clamp_min(0)) * (id_rows >= 0)[..., None]
-    gists = torch.from_numpy(np.concatenate([reading.gists for reading in readings]))
-    if len(gists):
+    with_gists = [reading.gists for reading in readings if len(reading.gists)]
+    if with_gists:
+        gists = torch.from_numpy(np.concatenate(with_gists))
         at = tuple(torch.from_numpy(np.concatenate(places)).to(device) for places in (rows, columns))
         embeddings = embeddings.index_put(at, gists.to(device, embeddings.dtype))
     return ReadingBatch(

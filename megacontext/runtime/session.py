@@ -17,6 +17,7 @@ from megacontext.focus.context import WorkingContext, check_budget
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.decoding import decode_greedily
 from megacontext.runtime.encoding import BundleEncoder
+from megacontext.runtime.layout import LAYOUTS, context_room
 from megacontext.runtime.reading import Reading, read
 from megacontext.scoring import SCORERS, Question, Scorer, ScorerParts
 from megacontext.tree.memory import Memory
@@ -30,9 +31,12 @@ class FocusConfig:
     """Key/value positions that the first decoded token may attend to: context and prompt together."""
     max_steps: int = 16
     """Refocus steps for one question at most."""
+    layout: str = "timeline"
+    """Order in which the model reads the context: see `layout`."""
     allocator: AllocatorConfig = field(default_factory=AllocatorConfig)
 
     def __post_init__(self) -> None:
+        LAYOUTS.get(self.layout)
         if self.max_steps < 1:
             raise ConfigError(f"focus.max_steps must be at least 1, got {self.max_steps}; raise it")
 
@@ -90,27 +94,32 @@ class Session:
         scorer: str | None = None,
         number: int = 0,
         needed_blocks: tuple[int, ...] = (),
+        heads: int = 1,
     ) -> Focus:
         """Choose the working context for `prompt` (P,) token ids, starting from the coarse cover of the history.
+
+        With several `heads` the context has that part of the budget: all heads' positions together are what it holds.
 
         Raises BudgetError when prompt and coarsest cover do not fit the budget together.
         """
         began = time.perf_counter()
-        memory, room = self.memory, self.config.budget - len(prompt)
-        start = starting_context(memory.num_tokens, memory.block_size, self.config.budget, len(prompt))
+        memory, layout = self.memory, self.config.layout
+        budget = self.config.budget // heads
+        start = starting_context(memory.num_tokens, memory.block_size, budget, len(prompt))
         if not start.lod.any():
             return Focus([], start, (time.perf_counter() - began) * 1000)
-        score = self._scorer(scorer or self._scorer_name).ask(
-            Question(number=number, ids=prompt, needed_blocks=needed_blocks)
-        )
+        score = self.scorer(scorer).ask(Question(number=number, ids=prompt, needed_blocks=needed_blocks))
+        room = context_room(budget - len(prompt), start, layout)
         steps = refocus(start, score, room, AllocatorState(), self.config.allocator, self.config.max_steps)
         if memory.writable:
-            self._count_accesses(steps)
+            self.count_accesses(steps)
         return Focus(steps, steps[-1].context, (time.perf_counter() - began) * 1000)
 
     def read(self, context: WorkingContext | None, prompt: np.ndarray) -> Reading:
         """What the model reads for `context` and `prompt`; checks the budget at the attention's input."""
-        reading = read(context, self.memory, prompt, self.bundle.config.positions)
+        covered = 0 if context is None else context.num_tokens // context.block_size * context.block_size
+        policy, layout = self.bundle.config.positions, self.config.layout
+        reading = read(context, self.memory, prompt, policy, layout=layout, covered=covered)
         if reading.cost > self.config.budget:
             raise BudgetError(
                 f"a reading must cost at most {self.config.budget} positions, got {reading.cost}"
@@ -123,14 +132,19 @@ class Session:
         reading = self.read(self.focus(prompt).context, prompt)
         return self.decode([reading], max_tokens=max_tokens)[0]
 
-    def decode(self, readings: list[Reading], *, max_tokens: int = 12) -> list[str]:
-        """Greedy continuations of readings, up to the end of the line, without surrounding blanks."""
+    def decode(self, readings: list[Reading], *, max_tokens: int = 12, heads: int = 1) -> list[str]:
+        """Greedy continuations of readings, up to the end of the line, without surrounding blanks.
+
+        The readings may come from several sessions on one model. Every `heads` in a row are one reader's.
+        """
         tokenizer = self.bundle.tokenizer
         (newline,) = tokenizer.encode("\n").tolist()
-        rows = decode_greedily(self.bundle.base, readings, max_tokens=max_tokens, stop_token=newline)
+        rows = decode_greedily(
+            self.bundle.base, readings, max_tokens=max_tokens, stop_token=newline, heads=heads
+        )
         return [tokenizer.decode(row).strip() for row in rows]
 
-    def _count_accesses(self, steps: list[FocusStep]) -> None:
+    def count_accesses(self, steps: list[FocusStep]) -> None:
         """Note in the memory which entries each step saw and unfolded."""
         now_ms = time.time_ns() // 1_000_000
         for step in steps:
@@ -138,8 +152,9 @@ class Session:
             opened[[edit.slot for edit in step.edits if edit.kind == "expand"]] = True
             self.memory.record_access(step.context.lod, step.context.index, opened, time_ms=now_ms)
 
-    def _scorer(self, name: str) -> Scorer:
-        """The scorer of that name over the history as it is now; made anew when the history has changed."""
+    def scorer(self, name: str | None = None) -> Scorer:
+        """The scorer of that name, or the session's own, over the history as it is now; made anew when it has changed."""
+        name = name or self._scorer_name
         key = name, self.memory.num_blocks, self.memory.revision
         if key not in self._scorers:
             self._scorers = {other: made for other, made in self._scorers.items() if other[1:] == key[1:]}

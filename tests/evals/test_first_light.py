@@ -223,7 +223,7 @@ def test_right_answers_count_and_of_oracle_is_a_share_of_the_ceiling(config):
     assert "superseded: LensNet 0%, BM25 50% (n = 2)" in results["sentences"][1]
 
 
-@pytest.mark.parametrize("arms", [("oracle",), ("none",), ("bm25", "recency")])
+@pytest.mark.parametrize("arms", [("oracle",), ("none",), ("bm25", "recency"), ("oracle&recency",)])
 def test_any_choice_of_arms_has_its_table(config, arms, tmp_path):
     short = dataclasses.replace(config.histories[0], count=1, facts=FactsConfig(keys=1))
     _, results = evaluate(dataclasses.replace(config, arms=arms, histories=(short,)), tmp_path)

@@ -206,6 +206,40 @@ def test_no_readings_give_no_answers_and_no_tokens_none(bundle, readings):
     ]
 
 
+def test_heads_that_read_the_same_say_what_one_says(bundle, readings):
+    doubled = [one for reading in readings for one in (reading, reading)]
+    alone = decode_greedily(bundle.base, readings, max_tokens=6, stop_token=-5)
+    assert decode_greedily(bundle.base, doubled, max_tokens=6, stop_token=-5, heads=2) == alone
+
+
+def test_heads_that_differ_say_what_their_mean_says(bundle, readings):
+    for pair in (readings[:2], readings[5:7], readings[20:22]):
+        (said,) = decode_greedily(bundle.base, pair, max_tokens=1, stop_token=-5, heads=2)
+        hidden = []
+        for reading in pair:
+            batch = stack([reading], bundle.base)
+            with torch.inference_mode():
+                hidden.append(bundle.base(batch.embeddings, batch.positions, ids=batch.ids)[0, -1])
+        with torch.inference_mode():
+            logits = bundle.base.unembed((hidden[0] + hidden[1]) / 2)
+        assert said == [int(logits.argmax())]
+
+
+def test_readings_that_are_no_whole_readers_are_refused(bundle, readings):
+    with pytest.raises(ShapeError, match="every reader has 2 readings, got 3 in all"):
+        decode_greedily(bundle.base, readings[:3], max_tokens=1, stop_token=-5, heads=2)
+
+
+def test_the_heads_of_a_focus_share_its_budget(bundle, encoder, planted, tokenizer):
+    session = session_over(bundle, encoder, planted.ids, budget=160)
+    prompt = tokenizer.encode(planted.questions[0].prompt)
+    costs = [
+        session.read(session.focus(prompt, scorer=scorer, heads=2).context, prompt).cost
+        for scorer in ("recency", "random")
+    ]
+    assert max(costs) <= 80 and sum(costs) > 80
+
+
 def test_a_cache_takes_no_more_than_its_room(bundle):
     cache = KVCache.reserve(bundle.base.config, 2, 5, bundle.base.lm_head.weight)
     assert cache.has_room(2, 5) and not cache.has_room(2, 6) and not cache.has_room(1, 1)

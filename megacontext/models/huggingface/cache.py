@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from megacontext.errors import ShapeError
+
 
 class ReservedLayer(CacheLayerMixin):
     """Keys and values (B, Hkv, room, D) of one layer; the decoder's attention is the only writer."""
@@ -67,3 +69,14 @@ class ReservedCache(Cache):
     def length(self) -> int:
         """How many entries it holds."""
         return self.layers[0].length
+
+    def truncate(self, length: int) -> None:
+        """Forget all entries from `length` on. Raises ShapeError."""
+        if not 0 <= length <= self.length:
+            raise ShapeError(
+                f"a cache of {self.length} entries is cut to no more than it holds, got {length}"
+            )
+        for layer in self.layers:
+            layer.length = length
+        if length == 0:
+            self.origin = None

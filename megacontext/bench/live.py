@@ -1,0 +1,307 @@
+"""What a token costs, however long the history: decoding, focusing and answering over histories of growing length.
+
+All lengths take turns within one run, a block of tokens each, focus included, so that a change of the machine's pace
+falls on all of them. The oldest facts of each history are asked for in the same run. What a process holds of its own is
+measured in a process of its own for each length. Cache reuse is measured by reading the same contexts twice: with what
+was kept of the one before, and from nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from megacontext.bench.machine import machine
+from megacontext.corpus.book import load_book
+from megacontext.errors import ConfigError
+from megacontext.evals.first_light import model_folder
+from megacontext.progress import Progress
+from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.context_cache import ContextCache
+from megacontext.runtime.encoding import BundleEncoder
+from megacontext.runtime.layout import LAYOUTS
+from megacontext.runtime.live import LiveConfig, LiveSession
+from megacontext.runtime.reading import read
+from megacontext.runtime.session import FocusConfig, Session
+from megacontext.tasks.facts import FactsConfig, PlantedHistory, plant
+from megacontext.tree import Memory
+
+_BOOKS = (
+    "emma",
+    "mansfield-park",
+    "northanger-abbey",
+    "persuasion",
+    "sense-and-sensibility",
+    "pride-and-prejudice",
+)
+_CHUNK_TOKENS = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveBenchConfig:
+    """Lengths and budgets of a run."""
+
+    tokens: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """Lengths of history; 10,000,000 takes minutes more."""
+    budget: int = 1024
+    """Of decoding."""
+    ask_budget: int = 256
+    """Of answering: what the tiny model was trained for."""
+    scorer: str = "recency"
+    """Who scores while decoding; recency fills the budget at every length, so that equal positions are compared."""
+    ask_scorer: str = "lensnet"
+    needles: int = 8
+    """Facts in the first few thousand tokens of every history."""
+    rounds: int = 12
+    """Blocks of tokens decoded at each length."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.tokens or min(self.tokens) < 8_192 or min(self.rounds, self.needles) < 1:
+            raise ConfigError(
+                "the live bench needs histories of at least 8,192 tokens, and rounds and needles of at least 1, got "
+                f"{self.tokens}, {self.rounds} and {self.needles}; raise them"
+            )
+
+
+def bench_live(config: LiveBenchConfig, model: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """All figures, as JSON would hold them. `say` is told which arm begins."""
+    bundle = Bundle.load(model_folder(model))
+    told: dict[str, Any] = {"machine": machine(), "config": vars(config)}
+    with tempfile.TemporaryDirectory(prefix="megacontext-bench-") as folder:
+        say("writing histories")
+        planted, paths = _histories(config, bundle, Path(folder))
+        with ExitStack() as stack:
+            encoder = BundleEncoder(bundle)
+            memories = {
+                tokens: stack.enter_context(Memory.open(path, encoder.identity(), encoder, writable=True))
+                for tokens, path in paths.items()
+            }
+            say("decoding")
+            told["decode"] = decoding(config, bundle, memories)
+            say("answering")
+            told["answers"] = answering(config, bundle, memories, planted)
+            say("reuse across refocuses")
+            told["reuse"] = {
+                f"{layout}, {what}": measure(config, bundle, memories[max(memories)], planted, layout)
+                for layout in LAYOUTS.names()
+                for what, measure in (("decoding", reuse_in_decoding), ("asking", reuse_in_asking))
+            }
+        say("memory of the process")
+        told["process"] = {str(tokens): _process(config, model, path) for tokens, path in paths.items()}
+    return told
+
+
+def decoding(config: LiveBenchConfig, bundle: Bundle, memories: dict[int, Memory]) -> dict[str, Any]:
+    """Milliseconds a token at each length, and what share of a block's time its refocus takes."""
+    sessions = {tokens: _live(bundle, memory, config) for tokens, memory in memories.items()}
+    token_ms: dict[int, list[float]] = {tokens: [] for tokens in memories}
+    focus_ms: dict[int, list[float]] = {tokens: [] for tokens in memories}
+    block_ms: dict[int, list[float]] = {tokens: [] for tokens in memories}
+    size = bundle.config.block_size
+    for live in sessions.values():
+        # Up to the end of a block, so that every block that is timed has one refocus, at its end.
+        list(live.generate(2 * size - live.memory.num_tokens % size))
+    with Progress("blocks decoded", config.rounds * len(sessions)) as progress:
+        for _ in range(config.rounds):
+            for tokens, live in sessions.items():
+                began = last = time.perf_counter()
+                for _ in live.generate(size):
+                    now = time.perf_counter()
+                    token_ms[tokens].append(1000 * (now - last))
+                    last = now
+                block_ms[tokens].append(1000 * (time.perf_counter() - began))
+                focus_ms[tokens].append(_timed_ms(live.refocus))
+                progress.advance()
+    shortest = min(memories)
+    told: dict[str, Any] = {}
+    for tokens, live in sessions.items():
+        shares = [focus / block for focus, block in zip(focus_ms[tokens], block_ms[tokens], strict=True)]
+        told[str(tokens)] = {
+            "p50_ms": statistics.median(token_ms[tokens]),
+            "p95_ms": statistics.quantiles(token_ms[tokens], n=20)[-1],
+            "mean_ms": statistics.fmean(token_ms[tokens]),
+            "block_ms": statistics.median(block_ms[tokens]),
+            "refocus_ms": statistics.median(focus_ms[tokens]),
+            "refocus_share": statistics.median(shares),
+            "positions": len(live.cache),
+        }
+    for tokens in told.values():
+        for name in ("p50_ms", "block_ms"):
+            tokens[name.replace("ms", "ratio")] = tokens[name] / told[str(shortest)][name]
+    return told
+
+
+def answering(
+    config: LiveBenchConfig, bundle: Bundle, memories: dict[int, Memory], planted: PlantedHistory
+) -> dict[str, Any]:
+    """How many of the oldest facts are answered, and how long an answer takes."""
+    told = {}
+    for tokens, memory in memories.items():
+        session = Session(bundle, memory, FocusConfig(budget=config.ask_budget), scorer=config.ask_scorer)
+        live = LiveSession(session)
+        right, answer_ms = 0, []
+        for question in planted.questions:
+            began = time.perf_counter()
+            answer = bundle.tokenizer.decode(live.ask(question.prompt))
+            answer_ms.append(1000 * (time.perf_counter() - began))
+            right += answer.strip() == question.answer.strip()
+        told[str(tokens)] = {
+            "right": right,
+            "asked": len(planted.questions),
+            "answer_ms": statistics.median(answer_ms),
+        }
+    return told
+
+
+def reuse_in_decoding(
+    config: LiveBenchConfig, bundle: Bundle, memory: Memory, planted: PlantedHistory, layout: str
+) -> dict[str, Any]:
+    """Reading what each refocus of a long decoding leaves, with what was kept of the reading before, and anew."""
+    live = _live(bundle, memory, config, layout)
+    size = memory.block_size
+    list(live.generate(2 * size - memory.num_tokens % size))
+
+    def changes() -> Iterator[None]:
+        for _ in range(4 * config.rounds):
+            list(live.generate(size - 1))
+            live.memory.append(np.array([bundle.tokenizer.bos_id], dtype=np.int32))
+            live.refocus()
+            yield
+
+    return _raced(config, bundle, live, layout, changes())
+
+
+def reuse_in_asking(
+    config: LiveBenchConfig, bundle: Bundle, memory: Memory, planted: PlantedHistory, layout: str
+) -> dict[str, Any]:
+    """The same where each refocus is for another question, whose answer lies somewhere else in the history."""
+    live = _live(bundle, memory, config, layout, scorer=config.ask_scorer)
+    rng = np.random.default_rng(config.seed)
+
+    def changes() -> Iterator[None]:
+        for _ in range(4 * config.rounds):
+            # What a stretch of the history says, as a question that its own block answers.
+            start = int(rng.integers(memory.num_tokens - 64))
+            live.refocus(memory.tokens(start, start + 24))
+            yield
+
+    return _raced(config, bundle, live, layout, changes())
+
+
+def _raced(
+    config: LiveBenchConfig, bundle: Bundle, live: LiveSession, layout: str, changes: Iterator[None]
+) -> dict[str, Any]:
+    """Read after every change, once on top of what is kept and once into an empty cache; both must say the same."""
+    anew = ContextCache(bundle.base, live.memory.block_size, config.budget)
+    kept_ms, anew_ms, shares = [], [], []
+    for _ in changes:
+        nothing = np.zeros(0, dtype=np.int32)
+        reading = read(
+            live.context, live.memory, nothing, bundle.config.positions, layout=layout, covered=live.covered
+        )
+        began = time.perf_counter()
+        report = live.cache.read(reading)
+        kept_ms.append(1000 * (time.perf_counter() - began))
+        anew.clear()
+        began = time.perf_counter()
+        fresh = anew.read(reading)
+        anew_ms.append(1000 * (time.perf_counter() - began))
+        assert torch.allclose(report.hidden, fresh.hidden, atol=1e-3), "a kept row was stale"
+        shares.append(report.reused_share)
+    # The first quarter fills the context.
+    settled = len(kept_ms) // 4
+    kept_ms, anew_ms, shares = kept_ms[settled:], anew_ms[settled:], shares[settled:]
+    ratios = [full / kept for full, kept in zip(anew_ms, kept_ms, strict=True)]
+    return {
+        "rows": len(live.cache),
+        "reused_share": statistics.fmean(shares),
+        "kept_ms": statistics.fmean(kept_ms),
+        "anew_ms": statistics.fmean(anew_ms),
+        "speedup_of_means": statistics.fmean(anew_ms) / statistics.fmean(kept_ms),
+        "speedup": statistics.median(ratios),
+        "speedup_min": min(ratios),
+        "speedup_max": max(ratios),
+    }
+
+
+def _live(
+    bundle: Bundle, memory: Memory, config: LiveBenchConfig, layout: str = "timeline", scorer: str = ""
+) -> LiveSession:
+    session = Session(bundle, memory, FocusConfig(budget=config.budget), scorer=scorer or config.scorer)
+    return LiveSession(session, LiveConfig(layout=layout))
+
+
+def _histories(
+    config: LiveBenchConfig, bundle: Bundle, folder: Path
+) -> tuple[PlantedHistory, dict[int, Path]]:
+    """A memory of each length: facts in its first pages, then novels again and again."""
+    encoder, tokenizer = BundleEncoder(bundle), bundle.tokenizer
+    text = np.concatenate([tokenizer.encode(load_book(book).text) for book in _BOOKS])
+    facts = FactsConfig(keys=config.needles, superseded_share=0.0)
+    planted = plant(text[:4096], tokenizer, facts, np.random.default_rng(config.seed))
+    paths = {}
+    with Progress("tokens", sum(config.tokens)) as progress:
+        for tokens in config.tokens:
+            rest = np.resize(text[4096:], tokens - len(planted.ids))
+            ids = np.concatenate([planted.ids, rest])
+            paths[tokens] = folder / str(tokens)
+            with Memory.create(paths[tokens], encoder.identity(), encoder) as memory:
+                for start in range(0, tokens, _CHUNK_TOKENS):
+                    part = ids[start : start + _CHUNK_TOKENS]
+                    memory.append(part)
+                    progress.advance(steps=len(part))
+                assert np.array_equal(memory.tokens(0, len(planted.ids)), planted.ids)
+    return planted, paths
+
+
+_CHILD = """
+import json, sys
+from pathlib import Path
+from megacontext.bench.live import LiveBenchConfig, held_by_process
+print(json.dumps(held_by_process(LiveBenchConfig(**json.loads(sys.argv[1])), sys.argv[2], Path(sys.argv[3]))))
+"""
+
+
+def _process(config: LiveBenchConfig, model: str, path: Path) -> dict[str, int]:
+    if not Path("/proc/self/status").exists():
+        return {}
+    given = json.dumps(vars(config) | {"tokens": list(config.tokens)})
+    told = subprocess.run(
+        [sys.executable, "-c", _CHILD, given, model, str(path)], capture_output=True, text=True, check=True
+    )
+    return json.loads(told.stdout)
+
+
+def held_by_process(config: LiveBenchConfig, model: str, path: Path) -> dict[str, int]:
+    """KiB that this process holds of its own after decoding and answering over one memory; files' pages beside it."""
+    bundle = Bundle.load(model_folder(model))
+    encoder = BundleEncoder(bundle)
+    with Memory.open(path, encoder.identity(), encoder, writable=True) as memory:
+        list(_live(bundle, memory, config).generate(2 * memory.block_size))
+        session = Session(bundle, memory, FocusConfig(budget=config.ask_budget), scorer=config.ask_scorer)
+        LiveSession(session).ask("What was the first thing that was said?")
+        status = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in status)
+    return {
+        "anonymous_kib": int(fields["RssAnon"].split()[0]),
+        "mapped_kib": int(fields["RssFile"].split()[0]),
+    }
+
+
+def _timed_ms(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - began)

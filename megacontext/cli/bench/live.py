@@ -1,0 +1,76 @@
+"""`megacontext bench live`: what a token costs, however long the history."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+
+from megacontext.bench.live import LiveBenchConfig, bench_live
+from megacontext.cli.bench.telling import spread, telling
+from megacontext.cli.tables import plain_table
+
+
+@dataclass(frozen=True)
+class LiveBench:
+    """Decoding, focusing and answering over histories of growing length, and reuse of the cache. Takes minutes."""
+
+    config: LiveBenchConfig = field(default_factory=LiveBenchConfig)
+    model: str = "tiny"
+    """A folder in data/, or the path of a folder, with trained parts."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        told = bench_live(self.config, self.model, telling("live"))
+        if self.json:
+            print(json.dumps(told, indent=2))
+        else:
+            _print(told)
+        return 0
+
+
+def length_rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Of each length: cost of a token and of a block, share of focus, answers, memory."""
+    return [
+        (
+            f"{int(tokens):,}",
+            f"{arm['p50_ms']:.2f}",
+            f"{arm['p50_ratio']:.3f}",
+            f"{arm['block_ms']:.1f}",
+            f"{arm['block_ratio']:.3f}",
+            f"{arm['refocus_share']:.1%}",
+            str(arm["positions"]),
+            f"{told['answers'][tokens]['right']}/{told['answers'][tokens]['asked']}",
+            f"{told['answers'][tokens]['answer_ms']:.0f}",
+            f"{told['process'][tokens].get('anonymous_kib', 0) / 1024:.0f}",
+        )
+        for tokens, arm in told["decode"].items()
+    ]
+
+
+def _print(told: dict[str, Any]) -> None:
+    console = Console()
+    console.print(", ".join(f"{name} {value}" for name, value in told["machine"].items()))
+    console.print(", ".join(f"{name} {value}" for name, value in told["config"].items()))
+    table = plain_table(
+        "tokens of history", "p50 ms a token", "ratio", "ms a block, focus included", "ratio", "focus",
+        "positions", "oldest facts", "ms an answer", "own MiB",
+    )  # fmt: skip
+    for row in length_rows(told):
+        table.add_row(*row)
+    console.print(table)
+    kept = plain_table("layout", "rows", "reused", "ms, kept", "ms, anew", "of means", "anew over kept (least to most)")
+    for layout, arm in told["reuse"].items():
+        kept.add_row(
+            layout,
+            str(arm["rows"]),
+            f"{arm['reused_share']:.1%}",
+            f"{arm['kept_ms']:.1f}",
+            f"{arm['anew_ms']:.1f}",
+            f"{arm['speedup_of_means']:.2f}",
+            spread(arm, "speedup", ".2f"),
+        )
+    console.print(kept)

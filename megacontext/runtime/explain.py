@@ -1,0 +1,105 @@
+"""Why each entry of a working context has its level, and the exact text that the model saw.
+
+For every entry: the tokens it covers, its score at the last look and its rank by it, what was done to its node and to
+those above it, what the allocator says of it, and what it costs. The text of a raw entry is what the model read word for
+word; of a gist it read one vector, so what is shown is the passage that the gist stands for, marked as folded.
+
+Deliberately ignorant of how it is drawn: values, and plain text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from megacontext.focus import FocusStep, Reason, WorkingContext
+from megacontext.spans import Node
+from megacontext.tokenizer import Tokenizer
+from megacontext.tree import Memory
+
+_FOLDED_TOKENS = 12
+"""How much of a folded passage is shown."""
+_PAST = {"expand": "expanded", "collapse": "collapsed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryExplanation:
+    """One entry."""
+
+    start: int
+    stop: int
+    lod: int
+    index: int
+    cost_positions: int
+    score: float | None
+    """None where nothing was scored: the whole history fitted."""
+    rank: int | None
+    """1 for the highest score of the context."""
+    why: str
+    history: tuple[str, ...]
+    """What was done to its node and those above it, oldest first, as far as it is remembered."""
+    text: str
+    """What the model read; of a gist the beginning of what it stands for."""
+    cited: tuple[str, ...] = ()
+    """The documents it comes from."""
+
+
+def explain(
+    context: WorkingContext,
+    step: FocusStep | None,
+    edits: dict[Node, list[tuple[int, str]]],
+    memory: Memory,
+    tokenizer: Tokenizer,
+) -> list[EntryExplanation]:
+    """Every entry of `context`, in time order. `step` is the last look at it, `edits` what came before."""
+    scores = ranks = reasons = None
+    if step is not None and len(step.scores) == len(context):
+        scores, reasons = step.scores, step.reasons
+        ranks = np.empty(len(scores), dtype=np.int64)
+        ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return [
+        EntryExplanation(
+            start=int(context.start[slot]),
+            stop=int(context.stop[slot]),
+            lod=int(context.lod[slot]),
+            index=int(context.index[slot]),
+            cost_positions=int(context.costs[slot]),
+            score=None if scores is None else float(scores[slot]),
+            rank=None if ranks is None else int(ranks[slot]),
+            why="the whole history fits the budget" if reasons is None else Reason(int(reasons[slot])).words,
+            history=_history(context, slot, edits),
+            text=entry_text(context, slot, memory, tokenizer),
+            cited=tuple(map(str, memory.cite(int(context.start[slot]), int(context.stop[slot])))),
+        )
+        for slot in range(len(context))
+    ]
+
+
+def entry_text(context: WorkingContext, slot: int, memory: Memory, tokenizer: Tokenizer) -> str:
+    """The tokens of a raw entry as text; of a gist the beginning of its passage."""
+    start, stop = int(context.start[slot]), int(context.stop[slot])
+    if context.lod[slot] == 0:
+        return tokenizer.decode(memory.tokens(start, stop))
+    return tokenizer.decode(memory.tokens(start, min(stop, start + _FOLDED_TOKENS)))
+
+
+def as_text(entries: list[EntryExplanation]) -> str:
+    """The context as the model saw it: raw text word for word, a gist as a mark with the beginning of its passage."""
+    return "".join(
+        entry.text
+        if entry.lod == 0
+        else f"\n[LOD{entry.lod} gist of tokens {entry.start:,}-{entry.stop:,}: {' '.join(entry.text.split())} ...]\n"
+        for entry in entries
+    )
+
+
+def _history(context: WorkingContext, slot: int, edits: dict[Node, list[tuple[int, str]]]) -> tuple[str, ...]:
+    """The edits of the entry's node and of all above it, oldest first, coarse before fine."""
+    lod, index, size = max(int(context.lod[slot]), 1), int(context.index[slot]), context.block_size
+    said: list[tuple[int, int, str]] = []
+    while size**lod <= context.num_tokens:
+        for number, kind in edits.get(Node(lod, index), ()):
+            said.append((number, -lod, f"refocus {number}: LOD{lod} {index:,} {_PAST[kind]}"))
+        lod, index = lod + 1, index // size
+    return tuple(text for _, _, text in sorted(said))
