@@ -135,10 +135,9 @@ def trace(frames, planted):
             mo.md(f"""
             ## One question, asked after every stretch
 
-            *{planted.questions[0].prompt.strip().splitlines()[0]}* Each strip is the working context at that moment, over
-            the whole history so far: dark is coarse, light is word for word. The answer stands near token
-            {planted.questions[0].needed.start:,}.
-            """),
+            *{planted.questions[0].prompt.strip().splitlines()[0]}* Each strip is the working context at that
+            moment, over the whole history so far: dark is coarse, light is word for word. The answer stands near
+            token {planted.questions[0].needed.start:,}. """),
             offline(context_steps(pl.concat(frames)), context_steps(pl.concat(frames), "budget")),
         ]
     )

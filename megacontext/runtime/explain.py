@@ -1,8 +1,9 @@
 """Why each entry of a working context has its level, and the exact text that the model saw.
 
-For every entry: the tokens it covers, its score at the last look and its rank by it, what was done to its node and to
-those above it, what the allocator says of it, and what it costs. The text of a raw entry is what the model read word for
-word; of a gist it read one vector, so what is shown is the passage that the gist stands for, marked as folded.
+For every entry: the tokens it covers, its score at the last look and its rank by it, what was done to its node and
+to those above it, what the allocator says of it, and what it costs. The text of a raw entry is what the model read
+word for word; of a gist it read one vector, so what is shown is the passage that the gist stands for, marked as
+folded.
 
 Deliberately ignorant of how it is drawn: values, and plain text.
 """

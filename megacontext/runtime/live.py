@@ -44,7 +44,7 @@ class LiveConfig:
     """Share of the budget that is given up at once when tokens that have come need room: the keys and values behind a
     fold have to be made again, so folding is done seldom and together."""
     cover_lag: float = 0.5
-    """How far the covered part of a cover-first layout may fall behind the history, in budgets, before it is renewed."""
+    """How far the covered part of a cover-first layout may fall behind, in budgets, before it is renewed."""
     max_steps: int = 4
     """Focus steps of a refocus between questions; for a question the session's own limit holds."""
     scorer: str = ""
@@ -337,7 +337,7 @@ class LiveSession:
         )
 
     def restore(self, path: Path) -> None:
-        """Go on where `save` was called, over the same memory. Raises CheckpointError; the session then is as it was."""
+        """Go on where `save` was called, over the same memory. Raises CheckpointError, and then changes nothing."""
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
             if saved["format"] != STATE_FORMAT:

@@ -57,7 +57,8 @@ def read(
 ) -> Reading:
     """Fetch the tokens and gists of `context` and put `prompt` (P,) behind them; no context reads the prompt alone.
 
-    `covered` is how many tokens the stable part of a cover-first layout stands for. `cached_gists` says that what the memory stores as gists are keys and values.
+    `covered` is how many tokens the stable part of a cover-first layout stands for. `cached_gists` says that what
+    the memory stores as gists are keys and values.
     """
     if context is None:
         context = WorkingContext(

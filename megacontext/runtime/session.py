@@ -153,7 +153,7 @@ class Session:
             self.memory.record_access(step.context.lod, step.context.index, opened, time_ms=now_ms)
 
     def scorer(self, name: str | None = None) -> Scorer:
-        """The scorer of that name, or the session's own, over the history as it is now; made anew when it has changed."""
+        """The scorer of that name, or the session's own, over the history as it is; made anew when it has changed."""
         name = name or self._scorer_name
         key = name, self.memory.num_blocks, self.memory.revision
         if key not in self._scorers:
