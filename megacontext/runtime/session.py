@@ -14,12 +14,13 @@ import numpy as np
 from megacontext.errors import BudgetError, ConfigError
 from megacontext.focus.allocator import AllocatorConfig, AllocatorState, FocusStep, refocus
 from megacontext.focus.context import WorkingContext, check_budget
+from megacontext.focus.exact import NodeUtilities, best_context
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.decoding import decode_greedily
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.layout import LAYOUTS, context_room
 from megacontext.runtime.reading import Reading, read
-from megacontext.scoring import SCORERS, Question, Scorer, ScorerParts
+from megacontext.scoring import SCORERS, BlockScorer, Question, Scorer, ScorerParts
 from megacontext.tree.memory import Memory
 
 
@@ -99,8 +100,8 @@ class Session:
         """Choose the working context for `prompt` (P,) token ids, starting from the coarse cover of the history.
 
         With several `heads` the context has that part of the budget: all heads' positions together are what it holds.
-
-        Raises BudgetError when prompt and coarsest cover do not fit the budget together.
+        Raises BudgetError when prompt and coarsest cover do not fit the budget together, ConfigError for the strategy
+        `exact` with a scorer that has no number for each block.
         """
         began = time.perf_counter()
         memory, layout = self.memory, self.config.layout
@@ -108,12 +109,39 @@ class Session:
         start = starting_context(memory.num_tokens, memory.block_size, budget, len(prompt))
         if not start.lod.any():
             return Focus([], start, (time.perf_counter() - began) * 1000)
-        score = self.scorer(scorer).ask(Question(number=number, ids=prompt, needed_blocks=needed_blocks))
+        asked, by = Question(number=number, ids=prompt, needed_blocks=needed_blocks), self.scorer(scorer)
         room = context_room(budget - len(prompt), start, layout)
-        steps = refocus(start, score, room, AllocatorState(), self.config.allocator, self.config.max_steps)
+        steps = refocus(
+            start,
+            by.ask(asked),
+            room,
+            AllocatorState(),
+            self.config.allocator,
+            self.config.max_steps,
+            goal=self.goal(by, asked, room),
+        )
         if memory.writable:
             self.count_accesses(steps)
         return Focus(steps, steps[-1].context, (time.perf_counter() - began) * 1000)
+
+    def goal(self, scorer: Scorer, question: Question, room: int) -> WorkingContext | None:
+        """The best context there is by the scorer's numbers for blocks, for the strategy that walks there; else None.
+
+        A block shown as tokens is worth its score, a gist nothing. Raises ConfigError for a scorer of entries alone.
+        """
+        allocator = self.config.allocator
+        if allocator.strategy != "exact":
+            return None
+        if not isinstance(scorer, BlockScorer):
+            raise ConfigError(
+                "strategy 'exact' needs a scorer that gives every block a number, "
+                f"got {type(scorer).__name__}; choose another strategy, or a scorer such as bm25 or dense"
+            )
+        memory = self.memory
+        worth = NodeUtilities(
+            num_tokens=memory.num_tokens, block_size=memory.block_size, raw=scorer.block_scores(question)
+        )
+        return best_context(worth, room, protect_recent_tokens=allocator.protect_recent_tokens)
 
     def read(self, context: WorkingContext | None, prompt: np.ndarray) -> Reading:
         """What the model reads for `context` and `prompt`; checks the budget at the attention's input."""

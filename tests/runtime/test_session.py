@@ -6,11 +6,12 @@ import torch
 from toys import K, ids_of
 
 from megacontext.errors import BudgetError, ConfigError, ShapeError, UnknownVariantError
-from megacontext.focus import WorkingContext
+from megacontext.focus import AllocatorConfig, WorkingContext
 from megacontext.models.gpt import KVCache
 from megacontext.runtime.decoding import decode_greedily
 from megacontext.runtime.reading import stack
 from megacontext.runtime.session import FocusConfig, Session, starting_context
+from megacontext.scoring import Question
 from megacontext.tree import Memory
 
 QUESTION = "\nQuestion: What is the crest of Mrs Tolverick?\nAnswer:"
@@ -126,6 +127,30 @@ def test_what_was_observed_since_the_last_question_is_found(bundle, encoder, tok
     session.observe(" Zebulon Zebulon Zebulon Zebulon.")
     session.observe(planted.ids[: 20 * K])
     assert session.focus(prompt).context.is_raw(np.array([at + 1])).all()
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "balanced", "stochastic", "exact"])
+def test_every_strategy_focuses_within_the_budget(strategy, bundle, encoder, planted, tokenizer):
+    memory = Memory.create(None, encoder.identity(), encoder)
+    memory.append(planted.ids)
+    config = FocusConfig(budget=120, max_steps=64, allocator=AllocatorConfig(strategy=strategy))
+    session = Session(bundle, memory, config, scorer="recency")
+    prompt = tokenizer.encode(planted.questions[0].prompt)
+    focus = session.focus(prompt)
+    assert session.read(focus.context, prompt).cost <= 120 and (focus.context.lod == 0).sum() > 1
+    if strategy == "exact":
+        room = 120 - len(prompt)
+        question = Question(number=0, ids=prompt)
+        assert focus.context == session.goal(session.scorer(), question, room)
+
+
+def test_the_exact_strategy_needs_a_number_for_every_block(bundle, encoder, planted, tokenizer):
+    memory = Memory.create(None, encoder.identity(), encoder)
+    memory.append(planted.ids)
+    config = FocusConfig(budget=120, allocator=AllocatorConfig(strategy="exact"))
+    session = Session(bundle, memory, config, scorer="lensnet")
+    with pytest.raises(ConfigError, match="'exact' needs a scorer that gives every block a number, got Lens"):
+        session.focus(tokenizer.encode(planted.questions[0].prompt))
 
 
 def test_an_unknown_scorer_is_answered_with_those_that_exist(bundle, memory):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from megacontext.cli.bench.focus import FocusBench
 from megacontext.cli.bench.live import LiveBench
 from megacontext.cli.bench.model import ModelBench
 from megacontext.cli.bench.store import StoreBench
@@ -20,6 +21,7 @@ class Bench:
     what: (
         Annotated[StoreBench, tyro.conf.subcommand("store")]
         | Annotated[ModelBench, tyro.conf.subcommand("model")]
+        | Annotated[FocusBench, tyro.conf.subcommand("focus")]
         | Annotated[LiveBench, tyro.conf.subcommand("live")]
     )
 
