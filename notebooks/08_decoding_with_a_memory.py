@@ -9,8 +9,7 @@ with app.setup:
     import polars as pl
 
     from megacontext.corpus.book import load_book
-    from megacontext.evals.first_light import model_folder
-    from megacontext.runtime.bundle import Bundle
+    from megacontext.runtime.bundle import Bundle, model_folder
     from megacontext.runtime.encoding import BundleEncoder
     from megacontext.runtime.live import LiveConfig, LiveSession
     from megacontext.runtime.session import FocusConfig, Session

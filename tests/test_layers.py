@@ -25,7 +25,7 @@ ROWS: list[set[str]] = [
     {"megacontext.tokenizer", "megacontext.sources"},
     {"megacontext.gistnet", "megacontext.attention", "megacontext.tasks", "megacontext.corpus"},
     {"megacontext.focus", "megacontext.tree", "megacontext.lensnet"},
-    {"megacontext.models"},
+    {"megacontext.models", "megacontext.index"},
     {"megacontext.scoring"},
     {"megacontext.runtime"},
     {"megacontext.train", "megacontext.evals", "megacontext.bench"},
@@ -41,7 +41,7 @@ WITHIN_A_ROW = {
     # Training measures itself by the evaluations; never the other way round.
     ("megacontext.train", "megacontext.evals"),
 }
-TORCH_FREE = {"megacontext.focus", "megacontext.tree", "megacontext.telemetry"}
+TORCH_FREE = {"megacontext.focus", "megacontext.tree", "megacontext.index", "megacontext.telemetry"}
 TORCH = {"torch", "torchvision", "triton", "megakernels", "safetensors.torch"}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"}
 # nanochat keeps its vocabulary as a pickle. One module reads and writes it, lists the opcodes before it unpickles, and
@@ -160,6 +160,9 @@ def test_the_checker_reads_the_sources_that_there_are():
         ("workbench.app", "from notebooks import first", "climbs"),
         ("megacontext.focus.context", "from megacontext.tree import Memory", "goes sideways"),
         ("megacontext.tree.memory", "from megacontext.lensnet.lens import LensNet", "goes sideways"),
+        ("megacontext.index.addresses", "from megacontext.models import gpt", "goes sideways"),
+        ("megacontext.tree.forgetting", "from megacontext.index import AddressIndex", "climbs"),
+        ("megacontext.index.addresses", "import torch", "free of torch"),
         ("megacontext.attention.rotary", "from megacontext.gistnet import gist", "goes sideways"),
         ("megacontext.tasks.facts", "from megacontext.attention import rotary", "goes sideways"),
         ("megacontext.errors", "from megacontext.spans import Node", "goes sideways"),

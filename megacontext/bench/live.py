@@ -26,9 +26,8 @@ import torch
 from megacontext.bench.machine import machine
 from megacontext.corpus.book import load_book
 from megacontext.errors import ConfigError
-from megacontext.evals.first_light import model_folder
 from megacontext.progress import Progress
-from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.bundle import Bundle, model_folder
 from megacontext.runtime.context_cache import ContextCache
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.layout import LAYOUTS

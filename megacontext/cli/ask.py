@@ -10,9 +10,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from megacontext.evals.first_light import model_folder
 from megacontext.focus.context import WorkingContext
-from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.bundle import Bundle, model_folder
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.session import FocusConfig, Session
 from megacontext.tasks.facts import as_prompt

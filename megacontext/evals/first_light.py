@@ -12,20 +12,19 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from megacontext.config import data_root
 from megacontext.corpus.book import Book, load_book
 from megacontext.errors import ConfigError
 from megacontext.evals.statistics import wilson
 from megacontext.focus.context import check_budget
+from megacontext.index.addresses import AddressIndex
 from megacontext.models.gpt import KVCache
 from megacontext.progress import Progress
-from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.bundle import Bundle, model_folder
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.reading import Reading
 from megacontext.runtime.run import RunFolder
@@ -38,7 +37,20 @@ from megacontext.tree.memory import Memory
 NO_CONTEXT = "none"
 HEADS = "&"
 """Between the scorers of an arm with several contexts, each of its share of the budget, whose ends are merged."""
-ARMS = (NO_CONTEXT, "recency", "sinks+recency", "random", "bm25", "lensnet", "lensnet+bm25", "oracle")
+ARMS = (
+    NO_CONTEXT,
+    "recency",
+    "sinks+recency",
+    "random",
+    "attention",
+    "bm25",
+    "dense",
+    "dense+bm25",
+    "attention+bm25",
+    "lensnet",
+    "lensnet+bm25",
+    "oracle",
+)
 DEPTH_BINS = 5
 _CHUNK_TOKENS = 16_384
 """Tokens appended at a time, so that the ingest shows progress and leaves telemetry."""
@@ -135,12 +147,6 @@ class Case:
     def depth(self, question: Question) -> float:
         """Where the statement that counts stands: 0 = at the beginning, 1 = at the end."""
         return question.needed.start / max(1, len(self.planted.ids))
-
-
-def model_folder(name_or_path: str) -> Path:
-    """The folder of a shipped model, or the path itself."""
-    shipped = data_root() / name_or_path
-    return shipped if (shipped / "model.json").is_file() else Path(name_or_path)
 
 
 def prepare(config: FirstLightConfig) -> Preparation:
@@ -354,7 +360,7 @@ def _record_focus(
 
 def _record_block_scores(case: Case, prompt: np.ndarray, number: int, run: RunFolder) -> None:
     """How well every block's address matches the question."""
-    matches = case.session.memory.addresses() @ case.session.encoder.encode_question(prompt)
+    matches = AddressIndex.of(case.session.memory).matches(case.session.encoder.encode_question(prompt))
     blocks = len(matches)
     run.telemetry.emit_frame(
         "block_score",

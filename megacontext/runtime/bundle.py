@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from megacontext.config import from_mapping, to_mapping
+from megacontext.config import data_root, from_mapping, to_mapping
 from megacontext.errors import CheckpointError, ConfigError
 from megacontext.gistnet.address import AddressNet, AddressNetConfig
 from megacontext.gistnet.gist import GistNet, GistNetConfig
@@ -195,3 +195,9 @@ class Bundle:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def model_folder(name_or_path: str) -> Path:
+    """The folder of a shipped model, or the path itself."""
+    shipped = data_root() / name_or_path
+    return shipped if (shipped / "model.json").is_file() else Path(name_or_path)

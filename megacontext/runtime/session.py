@@ -10,16 +10,18 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from megacontext.errors import BudgetError, ConfigError
 from megacontext.focus.allocator import AllocatorConfig, AllocatorState, FocusStep, refocus
 from megacontext.focus.context import WorkingContext, check_budget
 from megacontext.focus.exact import NodeUtilities, best_context
+from megacontext.models.attention_mass import AttentionWatch
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.decoding import decode_greedily
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.layout import LAYOUTS, context_room
-from megacontext.runtime.reading import Reading, read
+from megacontext.runtime.reading import Reading, read, stack
 from megacontext.scoring import SCORERS, BlockScorer, Question, Scorer, ScorerParts
 from megacontext.tree.memory import Memory
 
@@ -124,6 +126,16 @@ class Session:
             self.count_accesses(steps)
         return Focus(steps, steps[-1].context, (time.perf_counter() - began) * 1000)
 
+    @torch.inference_mode()
+    def _attention(self, context: WorkingContext, prompt: np.ndarray) -> np.ndarray:
+        """Attention mass, float32 (cost + P,), that the last tokens of `prompt` give each position in time order."""
+        base = self.bundle.base
+        batch = stack([read(context, self.memory, prompt, self.bundle.config.positions)], base)
+        cache = base.reserve(1, batch.ids.shape[1])
+        with AttentionWatch(base) as watch:
+            base(batch.embeddings, batch.positions, ids=batch.ids, cache=cache)
+            return watch.mass(cache)[0].cpu().numpy()
+
     def goal(self, scorer: Scorer, question: Question, room: int) -> WorkingContext | None:
         """The best context there is by the scorer's numbers for blocks, for the strategy that walks there; else None.
 
@@ -194,6 +206,7 @@ class Session:
                     lens=self.bundle.lens,
                     room_blocks=max(1, self.config.budget // self.memory.block_size),
                     seed=self._seed,
+                    attention=self._attention,
                 )
             )
         return self._scorers[key]

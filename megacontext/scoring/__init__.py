@@ -3,17 +3,31 @@
 Every arm of an evaluation is a scorer over the same allocator, so that arms differ in nothing else.
 """
 
-from megacontext.scoring import baselines, lens, lexical
-from megacontext.scoring.scorer import SCORERS, BlockScorer, Question, ScoreFunction, Scorer, ScorerParts
+from megacontext.scoring import baselines, dense, hybrid, lens, lexical, mass
+from megacontext.scoring.scorer import (
+    SCORERS,
+    BlockScorer,
+    MassReader,
+    Question,
+    RankedScorer,
+    ScoreFunction,
+    Scorer,
+    ScorerParts,
+)
 
 __all__ = [
     "SCORERS",
     "BlockScorer",
+    "MassReader",
     "Question",
+    "RankedScorer",
     "ScoreFunction",
     "Scorer",
     "ScorerParts",
     "baselines",
+    "dense",
+    "hybrid",
     "lens",
     "lexical",
+    "mass",
 ]

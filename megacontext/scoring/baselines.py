@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from megacontext.scoring.scorer import SCORERS, BlockScorer, Question, rank_scores
+from megacontext.scoring.scorer import SCORERS, BlockScorer, Question, RankedScorer
 
 
 @SCORERS.register("recency")
-class Recency(BlockScorer):
+class Recency(RankedScorer):
     """The newest blocks."""
 
-    def block_scores(self, question: Question) -> np.ndarray:
-        return rank_scores(np.arange(self.parts.memory.num_blocks, dtype=np.float64), self.parts.room_blocks)
+    def block_values(self, question: Question) -> np.ndarray:
+        return np.arange(self.parts.memory.num_blocks, dtype=np.float64)
 
 
 @SCORERS.register("sinks+recency")
-class SinksAndRecency(BlockScorer):
+class SinksAndRecency(RankedScorer):
     """The first block and the newest ones (StreamingLLM, Xiao et al. 2023; its 4 sink tokens are one block here)."""
 
-    def block_scores(self, question: Question) -> np.ndarray:
-        age = np.arange(self.parts.memory.num_blocks, dtype=np.float64)
-        age[:1] = np.inf
-        return rank_scores(age, self.parts.room_blocks)
+    def block_values(self, question: Question) -> np.ndarray:
+        newness = np.arange(self.parts.memory.num_blocks, dtype=np.float64)
+        newness[:1] = np.inf
+        return newness
 
 
 @SCORERS.register("random")
-class Random(BlockScorer):
+class Random(RankedScorer):
     """Blocks drawn uniformly, anew for each question."""
 
-    def block_scores(self, question: Question) -> np.ndarray:
+    def block_values(self, question: Question) -> np.ndarray:
         rng = np.random.default_rng((self.parts.seed, question.number))
-        return rank_scores(rng.random(self.parts.memory.num_blocks), self.parts.room_blocks)
+        return rng.random(self.parts.memory.num_blocks)
 
 
 @SCORERS.register("oracle")

@@ -1,4 +1,4 @@
-"""LensNet as a scorer, alone and with BM25, and the features that it is trained and used on."""
+"""LensNet as a scorer, and the features that it is trained and used on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from megacontext.focus.context import WorkingContext
+from megacontext.index import AddressIndex
 from megacontext.lensnet.lens import KINDS, TAIL_KIND, LensInput, LensNet
-from megacontext.scoring.lexical import BM25
-from megacontext.scoring.scorer import SCORERS, Question, ScoreFunction, Scorer, ScorerParts, block_starts
+from megacontext.scoring.descendants import BestBelow
+from megacontext.scoring.scorer import SCORERS, Question, ScoreFunction, Scorer
 from megacontext.tree.memory import Memory
 
 
@@ -37,19 +38,20 @@ def entry_features(
 
     `question` (A,) is the question's address, `matches` (num_blocks,) its cosine with every block's address.
     """
+    return _features(context, memory, question, BestBelow(matches, memory.block_size))
+
+
+def _features(
+    context: WorkingContext, memory: Memory, question: np.ndarray, matches: BestBelow
+) -> EntryFeatures:
     entries = len(context)
     gists = np.zeros((entries, memory.gist_width), dtype=np.float32)
     addresses = np.zeros((entries, memory.address_width), dtype=np.float32)
-    match = np.zeros(entries, dtype=np.float32)
-    starts = block_starts(context)
-    full = len(starts)
+    match = matches.values(context, tail=0.0)
+    best = matches.blocks(context)
+    full = len(best)
     if full:
-        best = np.maximum.reduceat(matches, starts)
-        owner = np.repeat(np.arange(full), np.diff(starts, append=len(matches)))
-        winners = np.flatnonzero(matches == best[owner])
-        _, first = np.unique(owner[winners], return_index=True)
-        addresses[:full] = memory.addresses()[winners[first]]
-        match[:full] = best
+        addresses[:full] = AddressIndex.of(memory).rows(best)
         # A raw block is shown to LensNet by the gist that it would collapse to.
         lod = np.maximum(context.lod[:full], 1)
         for level in np.unique(lod):
@@ -86,12 +88,13 @@ def collate(rows: list[EntryFeatures]) -> LensInput:
 
 def lens_scores(lens: LensNet, memory: Memory, question: np.ndarray, matches: np.ndarray) -> ScoreFunction:
     """The score function of `lens` for one question; arguments as for `entry_features`."""
+    best = BestBelow(matches, memory.block_size)
 
     @torch.inference_mode()
     def scores(context: WorkingContext) -> np.ndarray:
         if not len(context):
             return np.zeros(0, dtype=np.float32)
-        features = entry_features(context, memory, question, matches)
+        features = _features(context, memory, question, best)
         return lens.scores(lens(collate([features])))[0].numpy()
 
     return scores
@@ -103,22 +106,5 @@ class Lens(Scorer):
 
     def ask(self, question: Question) -> ScoreFunction:
         address = self.parts.encoder.encode_question(question.ids)
-        matches = self.parts.memory.addresses() @ address
+        matches = AddressIndex.of(self.parts.memory).matches(address)
         return lens_scores(self.parts.lens, self.parts.memory, address, matches)
-
-
-@SCORERS.register("lensnet+bm25")
-class LensAndBM25(Scorer):
-    """LensNet first; BM25 spends what LensNet leaves of the budget.
-
-    LensNet is calibrated and often content with one block. An entry that it does not want still gets half of its
-    BM25 score, so that the best lexical matches fill the rest.
-    """
-
-    def __init__(self, parts: ScorerParts):
-        super().__init__(parts)
-        self._lens, self._bm25 = Lens(parts), BM25(parts)
-
-    def ask(self, question: Question) -> ScoreFunction:
-        lens, bm25 = self._lens.ask(question), self._bm25.ask(question)
-        return lambda context: np.maximum(lens(context), 0.5 * bm25(context))

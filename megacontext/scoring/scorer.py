@@ -4,7 +4,13 @@ A scorer is made for one memory and answers for one question with a function of 
 know something about every block of the history (its recency, its BM25 score); then an entry is worth its best
 descendant, so that a focus step can walk from a coarse gist down to that block.
 
-Deliberately ignorant of what is legal or affordable: that is the allocator's.
+A score says how much detail an entry is worth: towards 1 more than it has, or all of it kept; towards -1 none. So a raw
+block may well score 1: it has its detail and must not be folded. That nothing raw is ever expanded, and nothing beyond
+the budget, is the allocator's mask (`focus.options`, `may_expand`), the same for every scorer. Deliberately ignorant of
+what is legal or affordable.
+
+Nothing here may grow with the history but a few numbers a block while a question is looked at: what is looked up by
+content lies in the mapped indexes of `megacontext.index`.
 """
 
 from __future__ import annotations
@@ -19,11 +25,17 @@ import numpy as np
 from megacontext.focus.context import WorkingContext
 from megacontext.lensnet.lens import LensNet
 from megacontext.registry import Registry
+from megacontext.scoring.descendants import BestBelow
+from megacontext.scoring.ranks import rank_scores
 from megacontext.tokenizer import Tokenizer
 from megacontext.tree.memory import Memory
 
 ScoreFunction = Callable[[WorkingContext], np.ndarray]
 """Working context of N entries in, float32 (N,) in [-1, 1] out."""
+
+MassReader = Callable[[WorkingContext, np.ndarray], np.ndarray]
+"""Reads a context with a prompt (P,) behind it, and gives the attention mass, float32 (cost + P,), that the prompt's
+last tokens give each position: see `megacontext.models.attention_mass`."""
 
 
 class QuestionEncoder(Protocol):
@@ -45,6 +57,8 @@ class ScorerParts:
     room_blocks: int
     """How many raw blocks the budget could hold; scorers without a scale of their own want that many."""
     seed: int
+    attention: MassReader | None = None
+    """Only the attention scorer needs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,34 +92,24 @@ class BlockScorer(Scorer):
         """float (num_blocks,) in [-1, 1]."""
 
     def ask(self, question: Question) -> ScoreFunction:
-        scores = self.block_scores(question)
-        return lambda context: best_of_blocks(context, scores, tail=-1.0)
+        best = BestBelow(self.block_scores(question), self.parts.memory.block_size)
+        return lambda context: best.values(context, tail=-1.0)
+
+
+class RankedScorer(BlockScorer):
+    """A block scorer whose numbers have no scale: the best as many as the budget has room for are wanted."""
+
+    @abstractmethod
+    def block_values(self, question: Question) -> np.ndarray:
+        """float (num_blocks,): the higher, the sooner; -inf where nothing speaks for a block."""
+
+    def block_scores(self, question: Question) -> np.ndarray:
+        return rank_scores(self.block_values(question), self.parts.room_blocks)
 
 
 SCORERS: Registry[type[Scorer]] = Registry("scorer")
 
 
-def block_starts(context: WorkingContext) -> np.ndarray:
-    """First block of each entry that has finished blocks, int64: all entries but an unfinished tail."""
-    full = context.stop // context.block_size * context.block_size > context.start
-    return context.start[full] // context.block_size
-
-
 def best_of_blocks(context: WorkingContext, scores: np.ndarray, tail: float) -> np.ndarray:
     """The highest of each entry's block `scores` (num_blocks,), float32 (N,); `tail` for an unfinished last block."""
-    starts = block_starts(context)
-    best = np.full(len(context), tail, dtype=np.float32)
-    if len(starts):
-        best[: len(starts)] = np.maximum.reduceat(scores, starts)
-    return best
-
-
-def rank_scores(values: np.ndarray, room: int) -> np.ndarray:
-    """Scores (n,) by rank alone: 1 for the highest value, 0 after `room` of them, -1 from 2 * room on.
-
-    Ties go to the later block. For scorers whose numbers have no scale: they want the budget filled with their best.
-    """
-    order = np.lexsort((-np.arange(len(values)), -values))
-    ranks = np.empty(len(values))
-    ranks[order] = np.arange(len(values))
-    return np.clip(1.0 - ranks / max(1, room), -1.0, 1.0).astype(np.float32)
+    return BestBelow(scores, context.block_size).values(context, tail)

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from megacontext.errors import ConfigError
-from megacontext.scoring.lexical import words
+from megacontext.index.postings import K1, B
+from megacontext.index.texts import block_texts, words
 from megacontext.tokenizer import Tokenizer
 from megacontext.tree import Memory
 
 _BLOCKS_AT_ONCE = 4096
-_K1, _B = 1.5, 0.75
 
 Told = Callable[[int], None]
 """Told how many tokens have been read."""
@@ -57,7 +57,7 @@ def search_words(
     document_frequency = (frequency > 0).sum(axis=0)
     idf = np.log1p((blocks - document_frequency + 0.5) / (document_frequency + 0.5))
     length = np.array([length for _, length, _ in found])[:, None] / (lengths / blocks)
-    scores = (idf * frequency * (_K1 + 1) / (frequency + _K1 * (1 - _B + _B * length))).sum(axis=1)
+    scores = (idf * frequency * (K1 + 1) / (frequency + K1 * (1 - B + B * length))).sum(axis=1)
     best = np.argsort(-scores, kind="stable")[:most]
     size = memory.block_size
     return [Hit(found[i][0] * size, (found[i][0] + 1) * size, float(scores[i])) for i in best]
@@ -111,10 +111,7 @@ def _block_texts(memory: Memory, tokenizer: Tokenizer, told: Told | None) -> Ite
     size, num_tokens = memory.block_size, memory.num_tokens
     left = memory.left_tokens if memory.catalogue.versions else 0
     for first in range(0, math.ceil(num_tokens / size), _BLOCKS_AT_ONCE):
-        begin = max(0, first * size - left)
-        stop = min((first + _BLOCKS_AT_ONCE) * size, num_tokens)
-        ids = memory.tokens(begin, stop).tolist()
-        for start in range(first * size, stop, size):
-            yield start // size, tokenizer.decode(ids[max(0, start - left - begin) : start + size - begin])
+        stop = first + _BLOCKS_AT_ONCE
+        yield from enumerate(block_texts(memory, tokenizer, first, stop, left), start=first)
         if told is not None:
-            told(stop)
+            told(min(stop * size, num_tokens))

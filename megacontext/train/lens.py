@@ -20,6 +20,7 @@ from torch import Tensor
 from megacontext.errors import ConfigError
 from megacontext.focus.allocator import AllocatorConfig, AllocatorState, refocus
 from megacontext.focus.context import WorkingContext
+from megacontext.index.addresses import AddressIndex
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
@@ -119,7 +120,7 @@ def build_cases(
                 truth[needed.start // size : (needed.stop - 1) // size + 1] = 1.0
                 if truth.max() > 0:
                     address = encoder.encode_question(contexts.tokenizer.encode(question.prompt))
-                    cases.append(Case(memory, address, memory.addresses() @ address, truth))
+                    cases.append(Case(memory, address, AddressIndex.of(memory).matches(address), truth))
             progress.advance(f"{len(planted.ids):,} tokens")
     return cases
 

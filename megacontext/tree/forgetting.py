@@ -5,8 +5,9 @@ blocks and of all ancestors, addresses of their blocks and of those behind whose
 gist version. One transaction. Nothing moves on the timeline, so citations of everything else stay true; the holes are
 filled by the next sweep, from the filler and what stands around it.
 
-LMDB's pages keep what was deleted until they are used again. `compact` writes all records that are left into a new
-file, in key order, and puts it in the place of the old one.
+What was derived from the tokens in files beside the memory goes before they do, all of it, so that no interruption
+leaves it behind. LMDB's pages keep what was deleted until they are used again: `compact` writes all records that are
+left into a new file, in key order, and puts it in the place of the old one.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def _forget(memory: Memory, start: int, stop: int, filler: int, batch: Batch) ->
     batch.put(META, [end._replace(revision=end.revision + 1).record(), changed.record()])
     for lod, first, last in _nodes_over(start, stop, memory.block_size, num_blocks):
         batch.delete(ACCESS, node_keys(lod, np.arange(first, last), memory.block_size))
+    memory.remove_derived()
     memory.store.write(batch)
 
 
@@ -132,6 +134,7 @@ def _nodes_over(start: int, stop: int, block_size: int, num_blocks: int) -> Iter
 def compact(memory: Memory, told: Callable[[int], None] | None = None) -> tuple[int, int]:
     """Write the memory's file anew without what was deleted; returns its bytes before and after.
 
+    What was derived from the memory beside it is removed, and made again when it is next asked for.
     The new file takes the old one's place at one instant: whatever interrupts, the memory is whole. Every record is
     checked on the way. `told` hears how many records have been written. Raises CorruptRecordError and leaves the old
     file in place if a record is damaged: `repair` is for that.
@@ -142,6 +145,7 @@ def compact(memory: Memory, told: Callable[[int], None] | None = None) -> tuple[
             "open it so"
         )
     memory.sync()
+    memory.remove_derived()
     before = memory.store_bytes
     memory.store.replace(_all_records(memory.store, told))
     return before, memory.store_bytes

@@ -371,6 +371,10 @@ class LmdbStore:
         """Bytes of the data file."""
         return self.data_file.stat().st_size
 
+    @property
+    def folder(self) -> Path:
+        return self.path
+
     def close(self) -> None:
         if os.getpid() == self._process:
             self._environment.close()

@@ -14,18 +14,19 @@ Deliberately ignorant of networks (it takes any `GistEncoder`), of working conte
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
 from megacontext.errors import ConfigError, NodeMissingError, StorageError
 from megacontext.tree.access import AccessStatistics
 from megacontext.tree.appending import Appender, Durability, Receipt, put_documents
+from megacontext.tree.derived import remove_derived
 from megacontext.tree.documents import Citation, Document, Documents
 from megacontext.tree.encoder import GistEncoder
 from megacontext.tree.history import End, History
@@ -44,6 +45,17 @@ from megacontext.tree.vectors import VectorReader
 
 _ACCESS_NODES = 4096
 """Nodes whose access counts wait in RAM at most."""
+
+
+class Derived(Protocol):
+    """Something that was computed from a memory. It may be used again after `close`, and is then made anew."""
+
+    def close(self) -> None:
+        """Let go of everything that was read from the memory."""
+        ...
+
+
+D = TypeVar("D", bound=Derived)
 
 
 class Memory:
@@ -68,6 +80,7 @@ class Memory:
         self.access = AccessStatistics(store, self.history.block_size)
         self._appender = Appender(self.history, version, encoder, durability)
         self._vectors = VectorReader(self.history, version, encoder if lazy else None, self._keep)
+        self._derived: dict[Hashable, Derived] = {}
 
     @classmethod
     def create(
@@ -144,6 +157,7 @@ class Memory:
                 self.sync()
                 self.access.flush()
         finally:
+            self._close_derived()
             self.store.close()
 
     def __enter__(self) -> Self:
@@ -354,6 +368,32 @@ class Memory:
         self.access.observe(lod, index, expanded, complete=self.num_blocks, time_ms=time_ms)
         if self.access.pending >= _ACCESS_NODES:
             self.access.flush()
+
+    # What is computed from it.
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its files are; None for a memory in RAM."""
+        return self.store.folder
+
+    def derived(self, key: Hashable, make: Callable[[], D]) -> D:
+        """What `make` gave when it was first asked for under `key`: an index, say, that everybody shares.
+
+        It lives as long as the memory, which closes it, and has to see for itself when the history changes.
+        """
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]  # type: ignore[return-value]
+
+    def remove_derived(self) -> None:
+        """Take away what was computed from the history, here and in files beside it. Raises StorageError."""
+        self._require_writable("removing what was derived")
+        self._close_derived()
+        remove_derived(self.folder)
+
+    def _close_derived(self) -> None:
+        for derived in self._derived.values():
+            derived.close()
 
     def _read_your_writes(self) -> None:
         if self._appender.num_pending:

@@ -120,6 +120,7 @@ def drop_version(memory: Memory, number: int) -> None:
     catalogue.version(number)
     if catalogue.active == number and len(catalogue.versions) > 1:
         raise ConfigError(f"the active gist version cannot be removed, {number} is; switch to another first")
+    memory.remove_derived()  # vectors of the version may be among it
     tables = set(memory.store.tables())
     drops = [name for name in (gists_table(number), addresses_table(number)) if name in tables]
     _change(memory, catalogue.without_version(number), drops)

@@ -20,6 +20,7 @@ import numpy as np
 from megacontext.errors import CorruptRecordError
 from megacontext.spans import Span
 from megacontext.tree.data_file import newest_data_file, next_data_file, put_in_place, remove_data_file
+from megacontext.tree.derived import remove_derived
 from megacontext.tree.documents import Document, name_record, read_document
 from megacontext.tree.history import END_KEY, End, read_end
 from megacontext.tree.identity import FORMAT_KEY, Catalogue, Identity, TokenRange, read_catalogue, union
@@ -87,6 +88,7 @@ def repair(path: Path, filler: int, identity: Identity | None = None) -> Repair:
         survey_nodes(survey, ((table, record) for table in usable for record in usable[table]))
         catalogue = replace(_with_holes(catalogue, survey, lost), lost=union([*catalogue.lost, *lost]))
         every = _every_document(documents, end, catalogue)
+        remove_derived(path)
         put_in_place(path, next_data_file(file).name, _batches(end, catalogue, blocks, every, usable))
         aside = file.with_name(file.name + DAMAGED_SUFFIX)
         file.rename(aside)

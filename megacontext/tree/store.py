@@ -59,6 +59,11 @@ class Store(Protocol):
         """Bytes that the store takes up: of the file, or of keys and values in memory."""
         ...
 
+    @property
+    def folder(self) -> Path | None:
+        """Where its files are; None for one without files."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -92,6 +97,10 @@ class RamStore:
     @property
     def store_bytes(self) -> int:
         return sum(len(key) + len(value) for table in self._tables.values() for key, value in table.items())
+
+    @property
+    def folder(self) -> None:
+        return None
 
     def close(self) -> None:
         """Nothing to release."""

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megacontext.focus import Edit, WorkingContext
-from megacontext.scoring.scorer import best_of_blocks, block_starts, rank_scores
+from megacontext.scoring.descendants import BestBelow, num_finished
+from megacontext.scoring.ranks import RRF_DEPTH, best_first, fused_ranks, rank_scores
+from megacontext.scoring.scorer import best_of_blocks
 
 
 @st.composite
@@ -38,11 +40,21 @@ def test_an_entry_is_worth_its_best_block(context, seed, tail):
     assert found.dtype == np.float32 and found.tolist() == naive_best(context, scores.tolist(), tail)
 
 
-@given(context=tilings())
-def test_every_entry_but_an_unfinished_tail_begins_with_a_block(context):
-    starts = block_starts(context)
-    assert len(context) - len(starts) == (1 if context.num_tokens % context.block_size else 0)
-    assert (starts * context.block_size == context.start[: len(starts)]).all()
+@given(context=tilings(), seed=st.integers(0, 100))
+def test_the_best_block_of_an_entry_is_the_first_of_the_best(context, seed):
+    size = context.block_size
+    scores = np.random.default_rng(seed).integers(0, 4, size=context.num_tokens // size).astype(np.float32)
+    found = BestBelow(scores, size).blocks(context)
+    assert len(found) == num_finished(context) == len(context) - (context.num_tokens % size > 0)
+    for block, start, stop in zip(found, context.start, context.stop, strict=False):
+        first = start // size
+        assert block == first + scores[first : stop // size].argmax()
+
+
+@given(values=st.lists(st.integers(-3, 3), max_size=40), most=st.integers(1, 50))
+def test_the_best_come_first_and_of_equals_the_later(values, most):
+    order = sorted(range(len(values)), key=lambda place: (-values[place], -place))
+    assert best_first(np.array(values, dtype=float), most).tolist() == order[:most]
 
 
 @given(values=st.lists(st.floats(-1e3, 1e3) | st.just(np.inf), max_size=40), room=st.integers(0, 50))
@@ -73,3 +85,11 @@ def test_the_first_scores_one_and_after_the_room_comes_zero():
 def test_a_history_of_less_than_a_block_has_no_block_to_score(tokens):
     context = WorkingContext.cover(tokens, 8)
     assert best_of_blocks(context, np.zeros(0, np.float32), tail=-1.0).tolist() == [-1.0] * (tokens > 0)
+
+
+def test_fused_ranks_add_up_by_the_formula():
+    one, other = np.array([3.0, 1.0, 2.0, -np.inf]), np.array([-np.inf, 5.0, 7.0, -np.inf])
+    expected = [1 / 61, 1 / 63 + 1 / 62, 1 / 62 + 1 / 61, 0.0]
+    np.testing.assert_allclose(fused_ranks([one, other], 4), expected, rtol=1e-12)
+    assert (fused_ranks([np.arange(3.0 * RRF_DEPTH)], 3 * RRF_DEPTH) > 0).sum() == RRF_DEPTH
+    assert fused_ranks([np.zeros(0)], 0).shape == (0,)

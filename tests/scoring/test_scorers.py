@@ -2,14 +2,22 @@
 
 import numpy as np
 import pytest
+import torch
 from toys import K
 
-from megacontext.focus import AllocatorConfig, AllocatorState, WorkingContext, refocus
+from megacontext.errors import ConfigError
+from megacontext.focus import AllocatorConfig, AllocatorState, Edit, WorkingContext, refocus
+from megacontext.models.attention_mass import AttentionWatch
+from megacontext.runtime.reading import read, stack
 from megacontext.scoring import SCORERS, Question, ScorerParts
+from megacontext.scoring.mass import mass_scores
 from megacontext.tree import Memory
 
 BUDGET = 96
-NAMES = ("recency", "sinks+recency", "random", "oracle", "bm25", "lensnet", "lensnet+bm25")
+NAMES = (
+    "recency", "sinks+recency", "random", "oracle", "dense", "lensnet", "bm25", "lensnet+bm25", "dense+bm25",
+    "attention+bm25", "attention",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +28,22 @@ def parts(memory, tokenizer, encoder, bundle):
 def parts_of(memory, tokenizer, encoder, bundle, **changes):
     given = {
         "memory": memory, "tokenizer": tokenizer, "encoder": encoder, "lens": bundle.lens,
-        "room_blocks": BUDGET // K, "seed": 0,
+        "room_blocks": BUDGET // K, "seed": 0, "attention": mass_reader(memory, bundle),
     }  # fmt: skip
     return ScorerParts(**(given | changes))
+
+
+def mass_reader(memory, bundle):
+    """The context and the prompt read by the model, watched."""
+
+    def mass(context, prompt):
+        batch = stack([read(context, memory, prompt, bundle.config.positions)], bundle.base)
+        cache = bundle.base.reserve(1, batch.ids.shape[1])
+        with torch.inference_mode(), AttentionWatch(bundle.base, queries=4) as watch:
+            bundle.base(batch.embeddings, batch.positions, ids=batch.ids, cache=cache)
+            return watch.mass(cache)[0].numpy()
+
+    return mass
 
 
 def ask(planted, tokenizer, number=0, **changes):
@@ -155,7 +176,7 @@ def test_bm25_reads_a_block_with_the_tokens_before_it_that_its_address_sees(toke
     memory.append(np.concatenate((filler[:at], word, filler))[: 12 * K])
     scorer = SCORERS.get("bm25")(parts_of(memory, tokenizer, encoder, bundle))
     tail_of_word = tokenizer.decode(word[-memory.left_tokens :]).strip()
-    found = scorer._index.get_scores([tail_of_word.lower()])
+    found = scorer.block_values(Question(number=0, ids=tokenizer.encode(tail_of_word)))
     assert found[3] > 0, "block 3 holds the end of the word only through its left tokens"
 
 
@@ -165,3 +186,79 @@ def test_the_hybrid_wants_at_least_what_lensnet_wants_and_half_of_bm25(parts, pl
         SCORERS.get(name)(parts).ask(asked)(context) for name in ("lensnet", "bm25", "lensnet+bm25")
     )
     np.testing.assert_array_equal(both, np.maximum(lens, 0.5 * bm25))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_raw_is_never_expanded_however_it_scores(name, parts, planted, tokenizer):
+    steps = focused(SCORERS.get(name)(parts).ask(ask(planted, tokenizer)), parts.memory)
+    for step in steps:
+        assert all(step.context.lod[edit.slot] > 0 for edit in step.edits if edit.kind == "expand")
+
+
+@pytest.mark.parametrize("name", ["dense", "bm25", "lensnet", "dense+bm25", "attention", "attention+bm25"])
+def test_an_old_entry_scores_otherwise_when_the_question_is_another(name, parts, planted, tokenizer):
+    context = WorkingContext.cover(parts.memory.num_tokens, K)
+    for _ in range(4):
+        context = context.edited([Edit("expand", int(np.flatnonzero(context.lod)[0]))])
+    scorer = SCORERS.get(name)(parts)
+    one, other = (scorer.ask(ask(planted, tokenizer, number))(context) for number in (0, 5))
+    assert (one[: len(context) // 2] != other[: len(context) // 2]).any()
+
+
+def test_dense_wants_the_blocks_whose_addresses_match_best(parts, planted, tokenizer, encoder):
+    asked = ask(planted, tokenizer)
+    matches = parts.memory.addresses() @ encoder.encode_question(asked.ids)
+    scores = SCORERS.get("dense")(parts).block_scores(asked)
+    wanted = np.flatnonzero(scores > 0)
+    assert sorted(wanted) == sorted(np.argsort(matches)[-parts.room_blocks :])
+    assert scores.argmax() == matches.argmax()
+
+
+def test_a_fusion_of_blocks_is_reciprocal_rank_over_the_history(parts, planted, tokenizer):
+    asked = ask(planted, tokenizer)
+    dense, bm25 = (SCORERS.get(name)(parts).block_values(asked) for name in ("dense", "bm25"))
+    fused = np.zeros(len(dense))
+    for values in (dense, bm25):
+        order = sorted(range(len(values)), key=lambda block: (-values[block], -block))
+        for rank, block in enumerate(order, start=1):
+            fused[block] += 1 / (60 + rank) if values[block] > -np.inf else 0.0
+    found = SCORERS.get("dense+bm25")(parts).block_values(asked)
+    np.testing.assert_allclose(found, fused, rtol=1e-12)
+
+
+def test_a_fusion_of_entries_ranks_those_of_one_context(parts, planted, tokenizer):
+    context, asked = WorkingContext.cover(parts.memory.num_tokens, K), ask(planted, tokenizer)
+    one, other, both = (
+        SCORERS.get(name)(parts).ask(asked)(context) for name in ("attention", "bm25", "attention+bm25")
+    )
+
+    def ranks(values):
+        order = sorted(range(len(values)), key=lambda slot: (-values[slot], -slot))
+        return np.argsort(order) + 1
+
+    fused = 1 / (60 + ranks(one)) + 1 / (60 + ranks(other))
+    assert both.argmax() == fused.argmax() and (np.diff(both[np.argsort(fused)]) >= 0).all()
+
+
+def test_attention_needs_a_reader(parts, tokenizer, encoder, bundle):
+    without = parts_of(parts.memory, tokenizer, encoder, bundle, attention=None)
+    with pytest.raises(ConfigError, match="a model that reads the context"):
+        SCORERS.get("attention")(without)
+
+
+def test_mass_over_its_share_is_a_positive_score_and_less_is_negative():
+    # Entries of 1, 1, 1 and K positions; the first is the sink.
+    context = WorkingContext(np.array([1, 1, 1, 0]), np.array([0, 1, 2, 3]), 4 * K, K)
+    even = np.full(context.cost, 0.1)
+    even[0] = 5.0
+    assert mass_scores(context, even).tolist() == pytest.approx([0, 0, 0, 0], abs=1e-6)
+    mass = np.zeros(context.cost)
+    mass[[0, 1]] = 5.0, 0.2
+    mass[3:] = 0.2 / K * 8.0 / 8.0
+    found = mass_scores(context, mass)
+    share = mass[1:].sum() / (context.cost - 1)
+    assert found[0] == 0 and found[2] == -1
+    assert found[1] == pytest.approx((0.2 / share - 1) / (0.2 / share + 1))
+    assert mass_scores(context, np.zeros(context.cost)).tolist() == [0] * 4, "no mass, no opinion"
+    raw = WorkingContext.raw(3, K)
+    assert mass_scores(raw, np.array([0.9, 0.1, 0.1])).tolist() == [0.0]

@@ -10,6 +10,7 @@ import tyro
 from megacontext.cli.bench.focus import FocusBench
 from megacontext.cli.bench.live import LiveBench
 from megacontext.cli.bench.model import ModelBench
+from megacontext.cli.bench.scoring import ScoringBench
 from megacontext.cli.bench.store import StoreBench
 
 
@@ -22,6 +23,7 @@ class Bench:
         Annotated[StoreBench, tyro.conf.subcommand("store")]
         | Annotated[ModelBench, tyro.conf.subcommand("model")]
         | Annotated[FocusBench, tyro.conf.subcommand("focus")]
+        | Annotated[ScoringBench, tyro.conf.subcommand("scoring")]
         | Annotated[LiveBench, tyro.conf.subcommand("live")]
     )
 

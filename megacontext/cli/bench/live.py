@@ -62,7 +62,9 @@ def _print(told: dict[str, Any]) -> None:
     for row in length_rows(told):
         table.add_row(*row)
     console.print(table)
-    kept = plain_table("layout", "rows", "reused", "ms, kept", "ms, anew", "of means", "anew over kept (least to most)")
+    kept = plain_table(
+        "layout", "rows", "reused", "ms, kept", "ms, anew", "of means", "anew over kept (least to most)"
+    )
     for layout, arm in told["reuse"].items():
         kept.add_row(
             layout,

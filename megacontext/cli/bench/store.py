@@ -11,8 +11,7 @@ from rich.console import Console
 from megacontext.bench.store import StoreBenchConfig, bench_store
 from megacontext.cli.bench.telling import spread, telling
 from megacontext.cli.tables import plain_table
-from megacontext.evals.first_light import model_folder
-from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.bundle import Bundle, model_folder
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from megacontext.evals.first_light import model_folder
 from megacontext.progress import Progress
-from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.bundle import Bundle, model_folder
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.tree import Memory, refresh
 
