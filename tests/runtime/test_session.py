@@ -197,6 +197,14 @@ def test_decoding_many_at_once_is_decoding_one_by_one(bundle, readings):
     assert any(together), "they do say something"
 
 
+def test_several_sessions_on_one_model_are_decoded_together_as_each_alone(bundle, encoder, planted, tokenizer):
+    sessions = [session_over(bundle, encoder, planted.ids[: 300 + 97 * number]) for number in range(5)]
+    prompt = tokenizer.encode(planted.questions[0].prompt)
+    readings = [session.read(session.focus(prompt).context, prompt) for session in sessions]
+    alone = [session.decode([reading])[0] for session, reading in zip(sessions, readings, strict=True)]
+    assert sessions[0].decode(readings) == alone
+
+
 def test_decoding_with_a_cache_is_reading_everything_again(bundle, readings):
     for reading in readings[:6]:
         (said,) = decode_greedily(bundle.base, [reading], max_tokens=6, stop_token=-5)
