@@ -1,7 +1,7 @@
 """Keys and values of one context, kept from one reading to the next as far as they are still true.
 
 A row's keys and values depend on itself and on all rows before it. So what may be kept of an older reading is
-exactly its beginning, up to the first row that is another node, stands elsewhere, or whose content has changed;
+exactly its beginning, up to the first row that is another node or token, stands elsewhere, or has changed;
 everything from there on is made again. Gists that are keys and values depend on nothing before them: they are put
 in place, wherever they stand, and cost no arithmetic.
 
@@ -53,6 +53,7 @@ class ContextCache:
         self._base, self._block_size, self._room = base, block_size, room
         self._cache: Cache = base.reserve(1, room)
         self._rows = Rows(*(np.zeros(0, dtype=kind) for kind in (np.int64, np.int64, np.float64)))
+        self._ids = np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
         """Rows whose keys and values are held."""
@@ -85,10 +86,10 @@ class ContextCache:
                 f"a reading must have 1 to {self._room} positions to be cached, got {count}; reserve more room"
             )
         # The last row is always read: its hidden state is what is wanted.
-        kept = min(self._rows.same_start(reading.rows), count - 1)
+        kept = min(self._same_start(reading), count - 1)
         self._keep(kept)
         hidden, computed = self._run(reading, kept)
-        self._rows = reading.rows
+        self._rows, self._ids = reading.rows, reading.ids
         return ReadReport(hidden, count, kept, computed)
 
     @torch.inference_mode()
@@ -102,7 +103,18 @@ class ContextCache:
             np.append(self._rows.index, number),
             np.append(self._rows.position, position),
         )
+        self._ids = np.append(self._ids, token)
         return hidden
+
+    def _same_start(self, reading: Reading) -> int:
+        """How many leading rows are held as `reading` has them: node, position, and of a token its id.
+
+        The place behind a history is taken by a question first, and by what is heard later: its number alone says
+        nothing of what stands there.
+        """
+        count = self._rows.same_start(reading.rows)
+        differs = self._ids[:count] != reading.ids[:count]
+        return int(differs.argmax()) if differs.any() else count
 
     def _run(self, reading: Reading, first: int) -> tuple[Tensor, int]:
         """Read rows from `first` on, in pieces between gists that are keys and values."""
@@ -155,6 +167,7 @@ class ContextCache:
     def _keep(self, count: int) -> None:
         self._cache.truncate(count)
         self._rows = Rows(self._rows.lod[:count], self._rows.index[:count], self._rows.position[:count])
+        self._ids = self._ids[:count]
 
 
 def _runs(slots: np.ndarray, end: int) -> list[tuple[int, int]]:

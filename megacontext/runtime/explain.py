@@ -11,6 +11,7 @@ Deliberately ignorant of how it is drawn: values, and plain text.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class EntryExplanation:
     index: int
     cost_positions: int
     score: float | None
-    """None where nothing was scored: the whole history fitted."""
+    """None where it was not scored: the whole history fitted, or it came later."""
     rank: int | None
     """1 for the highest score of the context."""
     why: str
@@ -46,6 +47,29 @@ class EntryExplanation:
     """The documents it comes from."""
 
 
+class _Look(NamedTuple):
+    """What the last focus step said of an entry."""
+
+    score: float
+    rank: int
+    why: str
+
+
+def _looks(step: FocusStep) -> dict[tuple[int, int], _Look]:
+    """By level and index."""
+    ranks = np.empty(len(step.scores), dtype=np.int64)
+    ranks[np.argsort(-step.scores, kind="stable")] = np.arange(1, len(step.scores) + 1)
+    rows = zip(
+        step.context.lod.tolist(),
+        step.context.index.tolist(),
+        step.scores.tolist(),
+        ranks.tolist(),
+        step.reasons.tolist(),
+        strict=True,
+    )
+    return {(lod, index): _Look(score, rank, Reason(code).words) for lod, index, score, rank, code in rows}
+
+
 def explain(
     context: WorkingContext,
     step: FocusStep | None,
@@ -54,11 +78,9 @@ def explain(
     tokenizer: Tokenizer,
 ) -> list[EntryExplanation]:
     """Every entry of `context`, in time order. `step` is the last look at it, `edits` what came before."""
-    scores = ranks = reasons = None
-    if step is not None and len(step.scores) == len(context):
-        scores, reasons = step.scores, step.reasons
-        ranks = np.empty(len(scores), dtype=np.int64)
-        ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    looks = {} if step is None else _looks(step)
+    unseen = "the whole history fits the budget" if step is None else "it came after the last refocus"
+    nodes = list(zip(context.lod.tolist(), context.index.tolist(), strict=True))
     return [
         EntryExplanation(
             start=int(context.start[slot]),
@@ -66,14 +88,14 @@ def explain(
             lod=int(context.lod[slot]),
             index=int(context.index[slot]),
             cost_positions=int(context.costs[slot]),
-            score=None if scores is None else float(scores[slot]),
-            rank=None if ranks is None else int(ranks[slot]),
-            why="the whole history fits the budget" if reasons is None else Reason(int(reasons[slot])).words,
+            score=looks[node].score if node in looks else None,
+            rank=looks[node].rank if node in looks else None,
+            why=looks[node].why if node in looks else unseen,
             history=_history(context, slot, edits),
             text=entry_text(context, slot, memory, tokenizer),
             cited=tuple(map(str, memory.cite(int(context.start[slot]), int(context.stop[slot])))),
         )
-        for slot in range(len(context))
+        for slot, node in enumerate(nodes)
     ]
 
 

@@ -136,3 +136,11 @@ def context_room(room: int, context: WorkingContext, layout: str) -> int:
     size = context.block_size
     cover = WorkingContext.cover(context.num_tokens, size).cost
     return (room * (size - 1) + cover) // size
+
+
+def most_rows(context: WorkingContext, layout: str) -> int:
+    """How many rows `context` has in that layout at most: exactly so many, once it is covered."""
+    if layout == "timeline" or not context.lod.any():
+        return context.cost
+    cover = WorkingContext.cover(context.num_tokens, context.block_size).cost
+    return context.cost + (context.cost - cover) // (context.block_size - 1)

@@ -4,32 +4,44 @@ One working context lives from refocus to refocus, with the allocator's memory a
 true. Tokens that are heard or said go into the memory; the context takes them up raw and gives up older detail for
 them. A block's worth of room is always kept free, so that at no step of decoding the model attends to more positions
 than the budget. While the whole history fits, the context is plain tokens and the model is plain attention.
+
+What is said does not depend on how it is asked for: token by token, in one stretch, or after a break with `save` and
+`restore` between. A question is a look aside: the next word goes on from where the session was before it.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from megacontext.errors import BudgetError, CheckpointError, ConfigError
+from megacontext.errors import BudgetError, CheckpointError, ConfigError, MegaContextError, ShapeError
 from megacontext.focus import NO_RULES, AllocatorState, FocusStep, Rules, WorkingContext, fit, refocus
+from megacontext.focus.state import edited_node
 from megacontext.runtime.context_cache import ContextCache, ReadReport
 from megacontext.runtime.explain import EntryExplanation, explain
 from megacontext.runtime.generation import check_drawing, draw
-from megacontext.runtime.layout import LAYOUTS, context_room
+from megacontext.runtime.layout import LAYOUTS, context_room, most_rows
 from megacontext.runtime.reading import read
 from megacontext.runtime.run import write_json
 from megacontext.runtime.session import Session
 from megacontext.scoring import Question
 from megacontext.spans import Node
+from megacontext.telemetry import NullTelemetry, Telemetry
 
 STATE_FORMAT = 1
+_KEPT_EDITS = 16
+"""How many of the last edits of a node are remembered."""
+_EDITS = ("expand", "collapse", "fold")
+_MOVED_BY_A_QUESTION = ("context", "allocator", "edits", "covered", "refocused", "_numbers", "_focused_at")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +92,25 @@ class LiveSession:
     """A reader of `session`'s memory who hears and speaks. The memory must be open for writing to do either."""
 
     def __init__(
-        self, session: Session, config: LiveConfig | None = None, *, rules: Rules = NO_RULES, seed: int = 0
+        self,
+        session: Session,
+        config: LiveConfig | None = None,
+        *,
+        rules: Rules = NO_RULES,
+        seed: int = 0,
+        telemetry: Telemetry | None = None,
     ):
+        self._telemetry = telemetry or NullTelemetry()
         self.session, self.config, self.rules = session, config or LiveConfig(), rules
         self.memory, self.base = session.memory, session.bundle.base
         self.budget = session.config.budget
+        # Opened gists keep a place in the other layout.
+        least = 2 * self.memory.block_size + (self.config.layout != "timeline")
+        if self.budget < least:
+            raise BudgetError(
+                f"the budget of a session that goes on must hold a block of {self.memory.block_size} tokens that was "
+                f"read and one that is said, {least} positions, got {self.budget}; raise focus.budget"
+            )
         self.context = WorkingContext.raw(0, self.memory.block_size)
         self.allocator = AllocatorState()
         self.cache = ContextCache(self.base, self.memory.block_size, self.budget)
@@ -94,50 +120,94 @@ class LiveSession:
         self.report: ReadReport | None = None
         """The last reading."""
         self.edits: dict[Node, list[tuple[int, str]]] = {}
-        """What was done to the nodes that are shown and to those above them: number of the refocus, and the edit."""
+        """What was done to the nodes that are shown and to those above them: number of the refocus, and the edit
+        ("fold" where it only made room), the last few of each."""
         self.covered = 0
         """Tokens that the stable part of a cover-first layout stands for."""
         self._numbers = 0
+        self._focused_at = 0
+        """Length of the history at the last refocus."""
         self._revision = self.memory.revision
+        self._said: list[int] = []
+        """What was said and is not in the memory yet."""
+        self._speech: Generator[int] | None = None
+        self._before: dict[str, Any] | None = None
+        """Where the session was before a question, until it goes on."""
         if self.memory.num_tokens:
             self.refocus()
 
     # Hearing.
 
     def observe(self, heard: str | np.ndarray) -> None:
-        """Take text or token ids into the memory and, as they fill blocks, refocus. Raises what the memory raises."""
-        before = self.memory.num_tokens // self.memory.block_size
-        self.session.observe(heard)
-        if self.memory.num_tokens // self.memory.block_size > before or not self._has_room():
-            self.refocus()
-        else:
-            self.context = self.context.extend(self.memory.num_tokens)
+        """Take text or token ids into the memory and, as they fill blocks, refocus. Ends what is being said.
 
-    def _has_room(self) -> bool:
-        """Whether the context can take up what has come and still has a block's room."""
-        grown = self.memory.num_tokens - self.context.num_tokens
-        return self.context.cost + grown + self.memory.block_size <= self._room(0)
+        Raises ShapeError for ids that the model does not know, and what the memory raises; nothing was heard then.
+        Raises BudgetError where the budget does not hold the coarsest cover any more; it was heard nevertheless.
+        """
+        self._go_on()
+        self.session.observe(heard if isinstance(heard, str) else self._checked(heard))
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take what has come into the context; refocus if it finished a block or needs room."""
+        size, num_tokens = self.memory.block_size, self.memory.num_tokens
+        if num_tokens // size == self._focused_at // size:
+            context = self.context.extend(num_tokens)
+            if most_rows(context, self.config.layout) + size - num_tokens % size <= self.budget:
+                self.context = context
+                return
+        self._refocus()
+
+    def _go_on(self) -> None:
+        """End what is being said, and go back to where the session was before a question."""
+        if self._speech is not None:
+            self._speech.close()
+            self._speech = None
+        if self._before is not None:
+            vars(self).update(self._before)
+            self._before = None
+
+    def _checked(self, ids: np.ndarray) -> np.ndarray:
+        """Raises ShapeError unless `ids` are a row of ids that the model knows."""
+        row = np.asarray(ids)
+        if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
+            raise ShapeError(
+                f"token ids are a row of integers, got {row.dtype} {row.shape}; encode the text first"
+            )
+        if row.size and not (row.min() >= 0 and row.max() < self.base.vocab_size):
+            raise ShapeError(
+                f"token ids lie in [0, {self.base.vocab_size}), got {row.min()} to {row.max()}; use the tokenizer that "
+                "the model was trained with"
+            )
+        return row.astype(np.int32)
 
     # Focusing.
 
     def refocus(self, prompt: np.ndarray | None = None, *, room_tokens: int | None = None) -> Refocus:
         """Bring the context up to the history and choose its detail anew, for `prompt` (P,) or for the last tokens.
 
-        `room_tokens` is what is kept free behind the prompt; a block by default. Raises BudgetError if the budget does
-        not hold the prompt, that room and the coarsest cover.
+        `room_tokens` is what is kept free behind the prompt; a block by default. Ends what is being said. Raises
+        BudgetError if the budget does not hold the prompt, that room and the coarsest cover, or not what is pinned.
         """
+        self._go_on()
+        return self._refocus(None if prompt is None else self._checked(prompt), room_tokens)
+
+    def _refocus(self, prompt: np.ndarray | None = None, room_tokens: int | None = None) -> Refocus:
         memory, size = self.memory, self.memory.block_size
-        asked = np.zeros(0, dtype=np.int32) if prompt is None else prompt
-        room = self.budget - len(asked) - (size if room_tokens is None else room_tokens)
-        if memory.revision != self._revision:
-            # Something was forgotten or a gist version came: what was read is not what is there.
-            self.cache.clear()
-            self._revision = memory.revision
-        num_tokens = memory.num_tokens
+        asked = 0 if prompt is None else len(prompt)
+        free = size if room_tokens is None else room_tokens
+        room, num_tokens = self.budget - asked - free, memory.num_tokens
         if num_tokens <= room:
             whole = WorkingContext.raw(num_tokens, size)
-            return self._done(whole, (), 0)
-        room = context_room(room, WorkingContext.cover(num_tokens, size), self.config.layout)
+            return self._done(whole, (), whole)
+        cover = WorkingContext.cover(num_tokens, size)
+        room = context_room(room, cover, self.config.layout)
+        if room < max(size, cover.cost):
+            raise BudgetError(
+                f"the budget must hold the prompt of {asked} tokens and {free} more with one block of {size} and with "
+                f"the coarsest cover of {num_tokens:,} tokens, which takes {cover.cost} positions, got {self.budget}; "
+                "raise focus.budget"
+            )
         context = self._grown(num_tokens, room)
         protect = self.session.config.allocator.protect_recent_tokens
         fitted = self._fitted(context, room, protect)
@@ -157,7 +227,7 @@ class LiveSession:
         self.allocator = steps[-1].state
         if memory.writable:
             self.session.count_accesses(steps)
-        return self._done(steps[-1].context, tuple(steps), len(context) - len(fitted))
+        return self._done(fitted, tuple(steps), context)
 
     def _grown(self, num_tokens: int, room: int) -> WorkingContext:
         """The context with what has come since: raw where it is little, as its coarsest cover where it is much."""
@@ -182,24 +252,26 @@ class LiveSession:
         stop = self.memory.num_tokens
         return self.memory.tokens(max(0, stop - self.config.question_tokens), stop)
 
-    def _done(self, context: WorkingContext, steps: tuple[FocusStep, ...], fitted: int) -> Refocus:
-        self.context = context
+    def _done(self, fitted: WorkingContext, steps: tuple[FocusStep, ...], grown: WorkingContext) -> Refocus:
+        self.context = context = steps[-1].context if steps else fitted
         if context.num_tokens - self.covered > self.budget * self.config.cover_lag:
             self.covered = context.num_tokens // context.block_size * context.block_size
-        self.refocused = Refocus(self._numbers, context.num_tokens, steps, fitted)
-        self._note_edits(steps)
+        slot = fitted.slot_of(grown.start)
+        gave_way = fitted.lod[slot] > grown.lod
+        self.refocused = Refocus(self._numbers, context.num_tokens, steps, int(gave_way.sum()))
+        self._note_edits(fitted, np.unique(slot[gave_way]), steps)
+        self._focused_at = context.num_tokens
         self._numbers += 1
         return self.refocused
 
-    def _note_edits(self, steps: tuple[FocusStep, ...]) -> None:
+    def _note_edits(self, fitted: WorkingContext, folded: np.ndarray, steps: tuple[FocusStep, ...]) -> None:
+        said = [(Node(int(fitted.lod[slot]), int(fitted.index[slot])), "fold") for slot in folded]
         for step in steps:
-            for edit in step.edits:
-                lod, index = int(step.context.lod[edit.slot]), int(step.context.index[edit.slot])
-                if edit.kind == "collapse":
-                    lod, index = lod + 1, index // step.context.block_size if lod else index
-                self.edits.setdefault(Node(lod, index), []).append((self._numbers, edit.kind))
-        if steps:
-            self.edits = {node: said for node, said in self.edits.items() if self._is_near(node)}
+            said += [(edited_node(step.context, edit), edit.kind) for edit in step.edits]
+        edits = dict(self.edits)
+        for node, kind in said:
+            edits[node] = [*edits.get(node, ()), (self._numbers, kind)][-_KEPT_EDITS:]
+        self.edits = {node: kinds for node, kinds in edits.items() if self._is_near(node)}
 
     def _is_near(self, node: Node) -> bool:
         """Whether a node is shown, or opened into what is shown."""
@@ -209,9 +281,6 @@ class LiveSession:
         slot = int(self.context.slot_of(np.array([start]))[0])
         return max(int(self.context.lod[slot]), 1) <= node.lod
 
-    def _room(self, prompt_tokens: int) -> int:
-        return context_room(self.budget - prompt_tokens, self.context, self.config.layout)
-
     # Speaking.
 
     def generate(
@@ -219,39 +288,47 @@ class LiveSession:
     ) -> Iterator[int]:
         """Token ids that follow the history, streamed; they become part of it, those of `stop_ids` excepted.
 
-        Refocuses whenever a block is full. Raises ConfigError for an empty history or options out of range, before the
+        Refocuses whenever a block is full. Goes on until `max_tokens`, or until the session hears or is asked something
+        else. Raises ConfigError for an empty history, a memory that is only read or options out of range, before the
         first token is asked for.
         """
         check_drawing(max_tokens, temperature, top_k, 0)
+        if not self.memory.writable:
+            raise ConfigError(
+                f"speaking needs a memory opened with writable=True, {self.memory.history.label} is open for reading; "
+                "ask instead, or open it so"
+            )
         if not self.memory.num_tokens:
             raise ConfigError("a history of nothing has no continuation; observe something first")
-        return self._generate(max_tokens, temperature, top_k, frozenset(stop_ids))
+        self._go_on()
+        self._speech = self._generate(max_tokens, temperature, top_k, frozenset(stop_ids))
+        return self._speech
 
     def _generate(
         self, max_tokens: int, temperature: float, top_k: int, stop_ids: frozenset[int]
-    ) -> Iterator[int]:
-        size, said = self.memory.block_size, []
-        if self.context.num_tokens < self.memory.num_tokens or not self._has_room():
-            self.refocus()
+    ) -> Generator[int]:
+        self._catch_up()
         hidden = self._read(np.zeros(0, dtype=np.int32))
         number = self.context.num_tokens
         try:
-            for _ in range(max_tokens):
+            for left in reversed(range(max_tokens)):
                 token = draw(self._logits(hidden), temperature, top_k, self.chance)
                 if token in stop_ids:
                     return
-                said.append(token)
+                self._said.append(token)
                 number += 1
                 yield token
-                if number % size:
+                if not left:
+                    return
+                if number % self.memory.block_size and self.memory.revision == self._revision:
                     hidden = self._step(token, number - 1)
                 else:
-                    self._keep(said)
-                    self.refocus()
+                    self._remember()
+                    self._catch_up()
                     hidden = self._read(np.zeros(0, dtype=np.int32))
         finally:
             # Also where the caller stops listening: what was said is remembered.
-            self._keep(said)
+            self._remember()
             self.context = self.context.extend(self.memory.num_tokens)
 
     def ask(
@@ -259,15 +336,21 @@ class LiveSession:
     ) -> list[int]:
         """Refocus for a question and decode an answer greedily; neither becomes part of the history.
 
-        Ends before the end of the line, or one of `stop_ids`. Raises BudgetError if question and answer do not fit.
+        Ends before the end of the line, or one of `stop_ids`. Until the session goes on, `context` and `explain` show
+        what was read for the question. Ends what is being said. Raises ShapeError for a question of nothing or of ids
+        that the model does not know, ConfigError for `max_tokens` below 1, BudgetError where question and answer
+        have no room.
         """
+        check_drawing(max_tokens, 0.0, 0, 0)
         tokenizer = self.session.bundle.tokenizer
-        prompt = (
-            tokenizer.encode(question) if isinstance(question, str) else np.asarray(question, dtype=np.int32)
-        )
+        prompt = self._checked(tokenizer.encode(question) if isinstance(question, str) else question)
+        if not len(prompt):
+            raise ShapeError("a question has at least one token, got none; ask something")
         if stop_ids is None:
             stop_ids = tokenizer.encode("\n").tolist()
-        self.refocus(prompt, room_tokens=max_tokens)
+        self._go_on()
+        self._before = {name: vars(self)[name] for name in _MOVED_BY_A_QUESTION}
+        self._refocus(prompt, max_tokens)
         hidden, number = self._read(prompt), self.context.num_tokens + len(prompt)
         answer: list[int] = []
         while len(answer) < max_tokens:
@@ -292,7 +375,25 @@ class LiveSession:
         )
         if reading.cost > self.budget:
             raise BudgetError(f"a reading must cost at most {self.budget} positions, got {reading.cost}")
+        if self.memory.revision != self._revision:
+            # Something was forgotten or a gist version came: what was read is not what is there.
+            self.cache.clear()
+            self._revision = self.memory.revision
+        began = time.perf_counter()
         self.report = self.cache.read(reading)
+        if self._telemetry.enabled:
+            self._telemetry.emit(
+                "reading",
+                refocus=self._numbers - 1,
+                num_tokens=self.context.num_tokens,
+                entries=len(self.context),
+                positions=self.report.rows,
+                budget_positions=self.budget,
+                rows_reused=self.report.reused,
+                rows_computed=self.report.computed,
+                reused_share=self.report.reused_share,
+                latency_ms=1000 * (time.perf_counter() - began),
+            )
         return self.report.hidden
 
     @torch.inference_mode()
@@ -304,10 +405,10 @@ class LiveSession:
         by_place = self.session.bundle.config.positions == "context"
         return self.cache.step(token, number, float(len(self.cache) if by_place else number))
 
-    def _keep(self, said: list[int]) -> None:
-        if said:
-            self.memory.append(np.array(said, dtype=np.int32))
-            said.clear()
+    def _remember(self) -> None:
+        if self._said:
+            self.memory.append(np.array(self._said, dtype=np.int32))
+            self._said.clear()
 
     def explain(self) -> list[EntryExplanation]:
         """Why each entry of the context has its level, and what the model saw, in time order."""
@@ -318,20 +419,28 @@ class LiveSession:
     # Going on later.
 
     def save(self, path: Path) -> None:
-        """Write what the next token depends on besides the memory and the model. The memory is synced first."""
+        """Write what the next token depends on besides the memory and the model. The memory is synced first.
+
+        May be called while the session speaks; a question that was asked last is not part of it.
+        """
+        self._remember()
         self.memory.sync()
+        now = vars(self) | (self._before or {})
+        context, edits = now["context"].extend(self.memory.num_tokens), now["edits"]
         write_json(
             path,
             {
                 "format": STATE_FORMAT,
-                "tokens": self.context.num_tokens,
-                "covered": self.covered,
-                "revision": self._revision,
-                "lod": self.context.lod.tolist(),
-                "index": self.context.index.tolist(),
-                "allocator": self.allocator.to_plain(),
-                "refocuses": self._numbers,
-                "edits": [[*node, said] for node, said in sorted(self.edits.items())],
+                "memory": self._memory_fingerprint(context.num_tokens),
+                "tokens": context.num_tokens,
+                "focused_at": now["_focused_at"],
+                "covered": now["covered"],
+                "revision": self.memory.revision,
+                "lod": context.lod.tolist(),
+                "index": context.index.tolist(),
+                "allocator": now["allocator"].to_plain(),
+                "refocuses": now["_numbers"],
+                "edits": [[*node, said] for node, said in sorted(edits.items())],
                 "chance": base64.b64encode(self.chance.get_state().numpy().tobytes()).decode("ascii"),
             },
         )
@@ -339,27 +448,73 @@ class LiveSession:
     def restore(self, path: Path) -> None:
         """Go on where `save` was called, over the same memory. Raises CheckpointError, and then changes nothing."""
         try:
-            saved = json.loads(Path(path).read_text(encoding="utf-8"))
-            if saved["format"] != STATE_FORMAT:
-                raise ValueError(f"format {saved['format']}, this version reads {STATE_FORMAT}")
-            if saved["tokens"] > self.memory.num_tokens or saved["revision"] != self.memory.revision:
-                raise ValueError(
-                    "the memory is not the one that it was saved with, or something was forgotten since"
-                )
-            lod, index = (np.array(saved[name], dtype=np.int64) for name in ("lod", "index"))
-            context = WorkingContext(lod, index, saved["tokens"], self.memory.block_size)
-            allocator = AllocatorState.from_plain(saved["allocator"])
-            edits = {Node(lod, index): [tuple(one) for one in said] for lod, index, said in saved["edits"]}
-            chance = torch.Generator()
-            chance.set_state(
-                torch.frombuffer(bytearray(base64.b64decode(saved["chance"])), dtype=torch.uint8)
-            )
-            numbers, covered = int(saved["refocuses"]), int(saved["covered"])
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
-            first = (str(problem).splitlines() or [type(problem).__name__])[0]
-            raise CheckpointError(
-                f"a session's state must be whole and of this memory, {path} is not ({first}); begin a new session"
-            ) from None
-        self.context, self.allocator, self.edits, self.chance = context, allocator, edits, chance
-        self._numbers, self.covered, self.refocused, self.report = numbers, covered, None, None
+            state = self._checked_state(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RuntimeError,
+        ) as problem:
+            raise _not_a_state(path, problem) from None
+        except MegaContextError as problem:
+            raise _not_a_state(path, problem) from None
+        self._go_on()
+        vars(self).update(state)
+        self.refocused = self.report = None
         self.cache.clear()
+
+    def _checked_state(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """Attributes of a saved state. Raises almost anything for what is not one of this memory."""
+        if saved["format"] != STATE_FORMAT:
+            raise ValueError(f"format {saved['format']}, this version reads {STATE_FORMAT}")
+        tokens, covered, focused_at, numbers = (
+            _whole(saved[name]) for name in ("tokens", "covered", "focused_at", "refocuses")
+        )
+        if tokens > self.memory.num_tokens or saved["revision"] != self.memory.revision:
+            raise ValueError("the memory is shorter than it was, or something was forgotten since")
+        if saved["memory"] != self._memory_fingerprint(tokens):
+            raise ValueError("it was saved with another memory")
+        if max(covered, focused_at) > tokens:
+            raise ValueError(f"{max(covered, focused_at)} tokens are more than all {tokens}")
+        lod, index = (
+            np.array([_whole(one) for one in saved[name]], dtype=np.int64) for name in ("lod", "index")
+        )
+        edits: dict[Node, list[tuple[int, str]]] = {}
+        for level, place, said in saved["edits"]:
+            node = Node(_whole(level), _whole(place))
+            edits[node] = [(_whole(number), _EDITS[_EDITS.index(kind)]) for number, kind in said]
+        chance = torch.Generator()
+        chance.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["chance"])), dtype=torch.uint8))
+        return {
+            "context": WorkingContext(lod, index, tokens, self.memory.block_size),
+            "allocator": AllocatorState.from_plain(saved["allocator"]),
+            "edits": edits,
+            "chance": chance,
+            "covered": covered,
+            "_focused_at": focused_at,
+            "_numbers": numbers,
+        }
+
+    def _memory_fingerprint(self, num_tokens: int) -> str:
+        """16 hex digits over the parts of the memory and the first and last tokens of its first `num_tokens`."""
+        size = self.memory.block_size
+        digest = hashlib.blake2b(repr(self.memory.identity).encode(), digest_size=8)
+        for start in (0, max(0, num_tokens - size)):
+            digest.update(self.memory.tokens(start, min(start + size, num_tokens)).tobytes())
+        return digest.hexdigest()
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is no whole number from 0 up")
+    return number
+
+
+def _not_a_state(path: Path, problem: Exception) -> CheckpointError:
+    first = (str(problem).splitlines() or [type(problem).__name__])[0]
+    return CheckpointError(
+        f"a session's state must be whole and of this memory, {path} is not ({first}); begin a new session"
+    )

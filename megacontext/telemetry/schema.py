@@ -110,6 +110,18 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "block": Column(_INT, "index of the block", required=True),
         "score": Column(_FLOAT, "cosine of the block's address with the question, -1..1"),
     },
+    # One row per reading of a session that goes on: after each of its refocuses. Since version 2.
+    "reading": {
+        "refocus": Column(_INT, "number of the refocus whose context was read, from 0", required=True),
+        "num_tokens": Column(_INT, "tokens of history then"),
+        "entries": Column(_INT, "entries of the working context"),
+        "positions": Column(_INT, "key/value positions that the last token attends to"),
+        "budget_positions": Column(_INT, "positions that there may be"),
+        "rows_reused": Column(_INT, "leading positions whose keys and values were kept"),
+        "rows_computed": Column(_INT, "positions that the model was run on"),
+        "reused_share": Column(_FLOAT, "kept positions over all, 0..1"),
+        "latency_ms": Column(_FLOAT, "milliseconds that the reading took, the focus before it not counted"),
+    },
     # One row per question and arm.
     "answer": {
         "history": _HISTORY,

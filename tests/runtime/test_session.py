@@ -197,7 +197,9 @@ def test_decoding_many_at_once_is_decoding_one_by_one(bundle, readings):
     assert any(together), "they do say something"
 
 
-def test_several_sessions_on_one_model_are_decoded_together_as_each_alone(bundle, encoder, planted, tokenizer):
+def test_several_sessions_on_one_model_are_decoded_together_as_each_alone(
+    bundle, encoder, planted, tokenizer
+):
     sessions = [session_over(bundle, encoder, planted.ids[: 300 + 97 * number]) for number in range(5)]
     prompt = tokenizer.encode(planted.questions[0].prompt)
     readings = [session.read(session.focus(prompt).context, prompt) for session in sessions]
