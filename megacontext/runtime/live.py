@@ -11,9 +11,6 @@ What is said does not depend on how it is asked for: token by token, in one stre
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import time
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
@@ -23,24 +20,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from megacontext.errors import BudgetError, CheckpointError, ConfigError, MegaContextError, ShapeError
+from megacontext.errors import BudgetError, ConfigError, ShapeError
 from megacontext.focus import NO_RULES, AllocatorState, FocusStep, Rules, WorkingContext, fit, refocus
 from megacontext.focus.state import edited_node
 from megacontext.runtime.context_cache import ContextCache, ReadReport
 from megacontext.runtime.explain import EntryExplanation, explain
 from megacontext.runtime.generation import check_drawing, draw
 from megacontext.runtime.layout import LAYOUTS, context_room, most_rows
+from megacontext.runtime.live_state import LiveState, read_state, write_state
 from megacontext.runtime.reading import read
-from megacontext.runtime.run import write_json
 from megacontext.runtime.session import Session
 from megacontext.scoring import Question
 from megacontext.spans import Node
 from megacontext.telemetry import NullTelemetry, Telemetry
 
-STATE_FORMAT = 1
 _KEPT_EDITS = 16
 """How many of the last edits of a node are remembered."""
-_EDITS = ("expand", "collapse", "fold")
 _MOVED_BY_A_QUESTION = ("context", "allocator", "edits", "covered", "refocused", "_numbers", "_focused_at")
 
 
@@ -426,95 +421,23 @@ class LiveSession:
         self._remember()
         self.memory.sync()
         now = vars(self) | (self._before or {})
-        context, edits = now["context"].extend(self.memory.num_tokens), now["edits"]
-        write_json(
-            path,
-            {
-                "format": STATE_FORMAT,
-                "memory": self._memory_fingerprint(context.num_tokens),
-                "tokens": context.num_tokens,
-                "focused_at": now["_focused_at"],
-                "covered": now["covered"],
-                "revision": self.memory.revision,
-                "lod": context.lod.tolist(),
-                "index": context.index.tolist(),
-                "allocator": now["allocator"].to_plain(),
-                "refocuses": now["_numbers"],
-                "edits": [[*node, said] for node, said in sorted(edits.items())],
-                "chance": base64.b64encode(self.chance.get_state().numpy().tobytes()).decode("ascii"),
-            },
+        state = LiveState(
+            context=now["context"].extend(self.memory.num_tokens),
+            allocator=now["allocator"],
+            edits=now["edits"],
+            chance=self.chance,
+            covered=now["covered"],
+            focused_at=now["_focused_at"],
+            refocuses=now["_numbers"],
         )
+        write_state(path, state, self.memory)
 
     def restore(self, path: Path) -> None:
         """Go on where `save` was called, over the same memory. Raises CheckpointError, and then changes nothing."""
-        try:
-            state = self._checked_state(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RuntimeError,
-        ) as problem:
-            raise _not_a_state(path, problem) from None
-        except MegaContextError as problem:
-            raise _not_a_state(path, problem) from None
+        state = read_state(path, self.memory)
         self._go_on()
-        vars(self).update(state)
+        self.context, self.allocator, self.edits = state.context, state.allocator, state.edits
+        self.chance, self.covered = state.chance, state.covered
+        self._focused_at, self._numbers = state.focused_at, state.refocuses
         self.refocused = self.report = None
         self.cache.clear()
-
-    def _checked_state(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """Attributes of a saved state. Raises almost anything for what is not one of this memory."""
-        if saved["format"] != STATE_FORMAT:
-            raise ValueError(f"format {saved['format']}, this version reads {STATE_FORMAT}")
-        tokens, covered, focused_at, numbers = (
-            _whole(saved[name]) for name in ("tokens", "covered", "focused_at", "refocuses")
-        )
-        if tokens > self.memory.num_tokens or saved["revision"] != self.memory.revision:
-            raise ValueError("the memory is shorter than it was, or something was forgotten since")
-        if saved["memory"] != self._memory_fingerprint(tokens):
-            raise ValueError("it was saved with another memory")
-        if max(covered, focused_at) > tokens:
-            raise ValueError(f"{max(covered, focused_at)} tokens are more than all {tokens}")
-        lod, index = (
-            np.array([_whole(one) for one in saved[name]], dtype=np.int64) for name in ("lod", "index")
-        )
-        edits: dict[Node, list[tuple[int, str]]] = {}
-        for level, place, said in saved["edits"]:
-            node = Node(_whole(level), _whole(place))
-            edits[node] = [(_whole(number), _EDITS[_EDITS.index(kind)]) for number, kind in said]
-        chance = torch.Generator()
-        chance.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["chance"])), dtype=torch.uint8))
-        return {
-            "context": WorkingContext(lod, index, tokens, self.memory.block_size),
-            "allocator": AllocatorState.from_plain(saved["allocator"]),
-            "edits": edits,
-            "chance": chance,
-            "covered": covered,
-            "_focused_at": focused_at,
-            "_numbers": numbers,
-        }
-
-    def _memory_fingerprint(self, num_tokens: int) -> str:
-        """16 hex digits over the parts of the memory and the first and last tokens of its first `num_tokens`."""
-        size = self.memory.block_size
-        digest = hashlib.blake2b(repr(self.memory.identity).encode(), digest_size=8)
-        for start in (0, max(0, num_tokens - size)):
-            digest.update(self.memory.tokens(start, min(start + size, num_tokens)).tobytes())
-        return digest.hexdigest()
-
-
-def _whole(number: Any) -> int:
-    if type(number) is not int or number < 0:
-        raise ValueError(f"{number!r} is no whole number from 0 up")
-    return number
-
-
-def _not_a_state(path: Path, problem: Exception) -> CheckpointError:
-    first = (str(problem).splitlines() or [type(problem).__name__])[0]
-    return CheckpointError(
-        f"a session's state must be whole and of this memory, {path} is not ({first}); begin a new session"
-    )
