@@ -14,16 +14,20 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts steps of one task on standard error. A context manager. `total` None: nobody knows how many there are."""
+    """Counts steps of one task on standard error. A context manager.
 
-    def __init__(self, title: str, total: int | None):
+    `total` None: nobody knows how many there are. `quiet`: counts and says nothing, where another process speaks.
+    """
+
+    def __init__(self, title: str, total: int | None, *, quiet: bool = False):
+        self._quiet = quiet
         self._title, self._total = title, total
         self._done, self._note = 0, ""
         self._last_line = time.monotonic()
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._quiet:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -59,6 +63,8 @@ class Progress:
         self.advance(note, done - self._done)
 
     def _print(self) -> None:
+        if self._quiet:
+            return
         self._last_line = time.monotonic()
         of = "" if self._total is None else f"/{self._total}"
         print(f"{self._title}: {self._done}{of} {self._note}".rstrip(), file=sys.stderr, flush=True)

@@ -40,3 +40,9 @@ def test_an_error_inside_goes_its_way(capsys):
     with pytest.raises(ValueError, match="inside"), Progress("broken", 2) as bar:
         bar.advance()
         raise ValueError("inside")
+
+
+def test_where_another_process_speaks_it_is_silent(capsys):
+    with Progress("books", 3, quiet=True) as progress:
+        progress.advance("one", 3)
+    assert capsys.readouterr().err == ""

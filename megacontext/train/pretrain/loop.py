@@ -55,7 +55,7 @@ class Destination:
 
 
 def pretrain(config: PretrainConfig, world: World, to: Destination) -> dict[str, Any]:
-    """Run `config` in this process; returns the metrics, the same in every process.
+    """Run `config` in this process; returns the metrics, the same in every process but for the digest of its own rows.
 
     Raises ConfigError, CheckpointError; KeyboardInterrupt once an interrupted run is saved.
     """
@@ -113,7 +113,7 @@ class _Loop:
     def go(self, stopping: _Stop) -> None:
         """All steps that are left, and the end."""
         trainer, plan, measure = self.trainer, self.plan, self.trainer.config.measure
-        with Progress("pretraining", plan.steps) as progress:
+        with Progress("pretraining", plan.steps, quiet=not trainer.world.leads) as progress:
             progress.set(trainer.step)
             while trainer.step < plan.steps:
                 if _due(trainer.step, measure.eval_every):
