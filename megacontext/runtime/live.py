@@ -208,7 +208,7 @@ class LiveSession:
         fitted = self._fitted(context, room, protect)
         number = self._numbers
         score = self.session.scorer(self.config.scorer or None).ask(
-            Question(number=number, ids=self._question(prompt))
+            Question(number=number, ids=self._question(prompt), excluded=self.rules.excluded)
         )
         steps = refocus(
             fitted,

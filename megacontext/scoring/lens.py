@@ -106,5 +106,6 @@ class Lens(Scorer):
 
     def ask(self, question: Question) -> ScoreFunction:
         address = self.parts.encoder.encode_question(question.ids)
-        matches = AddressIndex.of(self.parts.memory).matches(address)
+        memory = self.parts.memory
+        matches = question.masked(AddressIndex.of(memory).matches(address), memory.block_size, -1.0)
         return lens_scores(self.parts.lens, self.parts.memory, address, matches)

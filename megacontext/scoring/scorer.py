@@ -71,6 +71,17 @@ class Question:
     """int32 (T,): the tokens that the model will read after the context."""
     needed_blocks: tuple[int, ...] = ()
     """The blocks that hold the answer. Only the oracle may look."""
+    excluded: tuple[tuple[int, int], ...] = ()
+    """Spans of tokens that are not to be opened: their blocks draw no coarser entry towards them."""
+
+    def masked(self, values: np.ndarray, block_size: int, least: float) -> np.ndarray:
+        """Numbers per block (num_blocks,), with `least` for every block that an excluded span touches."""
+        if not self.excluded:
+            return values
+        masked = values.copy()
+        for start, stop in self.excluded:
+            masked[start // block_size : -(-stop // block_size)] = least
+        return masked
 
 
 class Scorer(ABC):
@@ -92,7 +103,8 @@ class BlockScorer(Scorer):
         """float (num_blocks,) in [-1, 1]."""
 
     def ask(self, question: Question) -> ScoreFunction:
-        best = BestBelow(self.block_scores(question), self.parts.memory.block_size)
+        size = self.parts.memory.block_size
+        best = BestBelow(question.masked(self.block_scores(question), size, -1.0), size)
         return lambda context: best.values(context, tail=-1.0)
 
 
@@ -104,7 +116,8 @@ class RankedScorer(BlockScorer):
         """float (num_blocks,): the higher, the sooner; -inf where nothing speaks for a block."""
 
     def block_scores(self, question: Question) -> np.ndarray:
-        return rank_scores(self.block_values(question), self.parts.room_blocks)
+        values = question.masked(self.block_values(question), self.parts.memory.block_size, -np.inf)
+        return rank_scores(values, self.parts.room_blocks)
 
 
 SCORERS: Registry[type[Scorer]] = Registry("scorer")

@@ -162,6 +162,27 @@ def test_what_is_pinned_stays_word_for_word(layout, bundle, encoder):
         assert live.context.is_raw(np.array([0, 1, 200 // K])).all()
 
 
+@pytest.mark.parametrize("scorer", ["bm25", "dense", "lensnet", "dense+bm25"])
+def test_what_is_excluded_draws_no_focus_towards_it(scorer, bundle, encoder):
+    """The block that the question is taken from is found, unless it is excluded: then no way is opened to it."""
+    for excluded in (False, True):
+        rules = Rules(excluded=((2 * K * K, 3 * K * K),) if excluded else ())
+        live = live_over(bundle, encoder, 10 * K * K, 128, scorer=scorer, rules=rules)
+        question = live.memory.tokens(2 * K * K + K, 2 * K * K + 2 * K)
+        live.refocus(question)
+        inside = (live.context.start >= 2 * K * K) & (live.context.stop <= 3 * K * K)
+        if excluded:
+            assert (live.context.lod[inside] >= 2).all(), "it stays one gist, or part of a coarser one"
+        elif scorer == "bm25":
+            assert live.context.lod[inside].min() == 0
+        if excluded:
+            scores = live.refocused.steps[0].scores
+            first = live.refocused.steps[0].context
+            holds = (first.start <= 2 * K * K) & (first.stop >= 3 * K * K)
+            only = holds & (first.lod == 2)
+            assert (scores[only] <= 0.2).all()
+
+
 def test_what_is_forgotten_is_not_read_from_the_cache(bundle, encoder):
     live = live_over(bundle, encoder, 200, 256)
     said_within_budget(live, 9)
