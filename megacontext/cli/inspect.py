@@ -15,6 +15,7 @@ from megacontext.cli.memory.answers import answer
 from megacontext.cli.memory.inspecting import Inspect as InspectMemory
 from megacontext.cli.memory.materials import load_encoder
 from megacontext.cli.tables import plain_table
+from megacontext.errors import ConfigError
 from megacontext.runtime.explain import EntryExplanation, as_text
 from megacontext.runtime.live import LiveConfig, LiveSession
 from megacontext.runtime.session import FocusConfig, Session
@@ -47,6 +48,8 @@ class Inspect:
 
     def run(self) -> int:
         if not self.context:
+            if self.question or self.text:
+                raise ConfigError("--question and --text are for a working context, got no --context; add it")
             return InspectMemory(self.memory, json=self.json).run()
         encoder = load_encoder(self.model)
         with Memory.open(self.memory, encoder.identity(), encoder) as memory:

@@ -54,9 +54,14 @@ def entry_width(base: GPT) -> int:
 
 
 def take_entries(base: GPT, cache: KVCache, start: int, stop: int, positions: Tensor) -> CacheEntries:
-    """Entries [start, stop) of a cache, which stand at `positions` (B or 1, n) there."""
+    """Entries [start, stop) of a cache, which stand at `positions` (B or 1, n) there. Raises ShapeError."""
     if not 0 <= start <= stop <= cache.length:
         raise ShapeError(f"a cache of {cache.length} entries has no entries [{start}, {stop}); ask for fewer")
+    if tuple(positions.shape) not in {(cache.batch, stop - start), (1, stop - start)}:
+        raise ShapeError(
+            f"{stop - start} entries in {cache.batch} rows stand at positions (B or 1, n), got "
+            f"{tuple(positions.shape)}; give those that they were read at"
+        )
     back = rotary_tables(-positions, base.config.head_dim, base.dialect.rope_base)
     keys = torch.stack([rotate(layer[:, start:stop], back) for layer in cache.keys])
     return CacheEntries(keys, torch.stack([layer[:, start:stop] for layer in cache.values]))
@@ -64,7 +69,16 @@ def take_entries(base: GPT, cache: KVCache, start: int, stop: int, positions: Te
 
 def put_entries(base: GPT, cache: KVCache, entries: CacheEntries, positions: Tensor) -> None:
     """Append entries to a cache, at `positions` (B or 1, n). Raises ShapeError where they do not fit."""
-    _, batch, count, _, _ = entries.keys.shape
+    shape, config = tuple(entries.keys.shape), base.config
+    one = (config.n_layer, config.n_kv_head, config.head_dim)
+    fits = len(shape) == 5 and (shape[0], *shape[3:]) == one and tuple(entries.values.shape) == shape
+    if not (fits and tuple(positions.shape) in {(shape[1], shape[2]), (1, shape[2])}):
+        raise ShapeError(
+            f"entries need keys and values (L, B, n, Hkv, D) with L, Hkv, D = {one} and positions (B or 1, n), got "
+            f"{shape}, {tuple(entries.values.shape)} and {tuple(positions.shape)}; use those that were made with this "
+            "base model"
+        )
+    _, batch, count, _, _ = shape
     if not cache.has_room(batch, count):
         raise ShapeError(
             f"a cache holds what it was reserved for, {cache.room} entries in {cache.batch} rows, got {count} for "

@@ -13,6 +13,8 @@ Deliberately knows nothing of budgets or scores.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +22,15 @@ import torch
 from torch import Tensor
 
 from megacontext.errors import ShapeError
-from megacontext.models.base import BaseModel, Cache
+from megacontext.models.base import NO_TOKEN, BaseModel, Cache
 from megacontext.models.cache import KVCache
 from megacontext.models.entries import CacheEntries, put_entries
 from megacontext.models.gpt import GPT
 from megacontext.runtime.layout import Rows
 from megacontext.runtime.reading import Reading
+
+CACHED = NO_TOKEN - 1
+"""What stands for the id of a gist that is keys and values."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class ContextCache:
         self._cache: Cache = base.reserve(1, room)
         self._rows = Rows(*(np.zeros(0, dtype=kind) for kind in (np.int64, np.int64, np.float64)))
         self._ids = np.zeros(0, dtype=np.int64)
+        """int64 (W,): the id of each row that is a token, NO_TOKEN or CACHED for a gist."""
 
     def __len__(self) -> int:
         """Rows whose keys and values are held."""
@@ -79,17 +85,27 @@ class ContextCache:
 
     @torch.inference_mode()
     def read(self, reading: Reading) -> ReadReport:
-        """Bring the cache to `reading`. Raises ShapeError for one that is empty or has no room."""
+        """Bring the cache to `reading`. Whatever is raised, the rows that are held afterwards are true.
+
+        Raises ShapeError for a reading that is empty, has no room or ends with a gist that is keys and values.
+        """
         count = len(reading.rows)
         if not 0 < count <= self._room:
             raise ShapeError(
                 f"a reading must have 1 to {self._room} positions to be cached, got {count}; reserve more room"
             )
+        if len(reading.cached_slots) and reading.cached_slots[-1] == count - 1:
+            raise ShapeError(
+                "a reading must end with a token or an embedding gist, got cached keys and values; add a question"
+            )
+        ids = reading.ids.copy()
+        ids[reading.cached_slots] = CACHED
         # The last row is always read: its hidden state is what is wanted.
-        kept = min(self._same_start(reading), count - 1)
+        kept = min(self._same_start(reading.rows, ids), count - 1)
         self._keep(kept)
-        hidden, computed = self._run(reading, kept)
-        self._rows, self._ids = reading.rows, reading.ids
+        with self._nothing_half_read():
+            hidden, computed = self._run(reading, kept)
+        self._rows, self._ids = reading.rows, ids
         return ReadReport(hidden, count, kept, computed)
 
     @torch.inference_mode()
@@ -97,7 +113,8 @@ class ContextCache:
         """Read one more token, the `number`-th of the history; its hidden state (1, E). Raises ShapeError if full."""
         if len(self) == self._room:
             raise ShapeError(f"a cache of {self._room} positions is full; read a smaller context first")
-        hidden = self._forward(np.array([token]), np.array([position]), None)
+        with self._nothing_half_read():
+            hidden = self._forward(np.array([token]), np.array([position]), None)
         self._rows = Rows(
             np.append(self._rows.lod, 0),
             np.append(self._rows.index, number),
@@ -106,24 +123,20 @@ class ContextCache:
         self._ids = np.append(self._ids, token)
         return hidden
 
-    def _same_start(self, reading: Reading) -> int:
-        """How many leading rows are held as `reading` has them: node, position, and of a token its id.
+    def _same_start(self, rows: Rows, ids: np.ndarray) -> int:
+        """How many leading rows are held as a reading has them: node, position, kind, and of a token its id.
 
         The place behind a history is taken by a question first, and by what is heard later: its number alone says
         nothing of what stands there.
         """
-        count = self._rows.same_start(reading.rows)
-        differs = self._ids[:count] != reading.ids[:count]
+        count = self._rows.same_start(rows)
+        differs = self._ids[:count] != ids[:count]
         return int(differs.argmax()) if differs.any() else count
 
     def _run(self, reading: Reading, first: int) -> tuple[Tensor, int]:
         """Read rows from `first` on, in pieces between gists that are keys and values."""
         count = len(reading.rows)
         waiting = reading.cached_slots[reading.cached_slots >= first]
-        if len(waiting) and waiting[-1] == count - 1:
-            raise ShapeError(
-                "a reading must end with a token or an embedding gist, got cached keys and values"
-            )
         hidden, at, computed = torch.empty(0), first, 0
         for slot, until in _runs(waiting, count):
             if slot > at:
@@ -168,6 +181,15 @@ class ContextCache:
         self._cache.truncate(count)
         self._rows = Rows(self._rows.lod[:count], self._rows.index[:count], self._rows.position[:count])
         self._ids = self._ids[:count]
+
+    @contextmanager
+    def _nothing_half_read(self) -> Iterator[None]:
+        """An error inside takes away what was written behind the rows that are known."""
+        try:
+            yield
+        except BaseException:
+            self._cache.truncate(min(len(self), self._cache.length))
+            raise
 
 
 def _runs(slots: np.ndarray, end: int) -> list[tuple[int, int]]:

@@ -10,7 +10,9 @@ Deliberately ignorant of how it is drawn: values, and plain text.
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +24,9 @@ from megacontext.tree import Memory
 
 _FOLDED_TOKENS = 12
 """How much of a folded passage is shown."""
-_PAST = {"expand": "expanded", "collapse": "collapsed"}
+_PAST = {"expand": "expanded", "collapse": "collapsed", "fold": "folded to make room"}
+_Utf8 = partial(codecs.getincrementaldecoder("utf-8"), "replace")
+"""Bytes to text, piece by piece; what is no UTF-8 becomes U+FFFD."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,8 @@ class EntryExplanation:
     history: tuple[str, ...]
     """What was done to its node and those above it, oldest first, as far as it is remembered."""
     text: str
-    """What the model read; of a gist the beginning of what it stands for."""
+    """What the model read; of a gist the beginning of what it stands for. A character that is cut between two raw
+    entries is part of the later one."""
     cited: tuple[str, ...] = ()
     """The documents it comes from."""
 
@@ -79,7 +84,13 @@ def explain(
 ) -> list[EntryExplanation]:
     """Every entry of `context`, in time order. `step` is the last look at it, `edits` what came before."""
     looks = {} if step is None else _looks(step)
-    unseen = "the whole history fits the budget" if step is None else "it came after the last refocus"
+    if step is not None:
+        unseen = "it came after the last refocus"
+    elif context.lod.any():
+        unseen = "what the last refocus said of it is not remembered"
+    else:
+        unseen = "the whole history fits the budget"
+    texts = entry_texts(context, memory, tokenizer)
     nodes = list(zip(context.lod.tolist(), context.index.tolist(), strict=True))
     return [
         EntryExplanation(
@@ -92,19 +103,28 @@ def explain(
             rank=looks[node].rank if node in looks else None,
             why=looks[node].why if node in looks else unseen,
             history=_history(context, slot, edits),
-            text=entry_text(context, slot, memory, tokenizer),
+            text=texts[slot],
             cited=tuple(map(str, memory.cite(int(context.start[slot]), int(context.stop[slot])))),
         )
         for slot, node in enumerate(nodes)
     ]
 
 
-def entry_text(context: WorkingContext, slot: int, memory: Memory, tokenizer: Tokenizer) -> str:
-    """The tokens of a raw entry as text; of a gist the beginning of its passage."""
-    start, stop = int(context.start[slot]), int(context.stop[slot])
-    if context.lod[slot] == 0:
-        return tokenizer.decode(memory.tokens(start, stop))
-    return tokenizer.decode(memory.tokens(start, min(stop, start + _FOLDED_TOKENS)))
+def entry_texts(context: WorkingContext, memory: Memory, tokenizer: Tokenizer) -> list[str]:
+    """The tokens of each raw entry as text; of a gist the beginning of its passage.
+
+    Raw entries in a row are one text: put together they are what its tokens say, also where a character was cut.
+    """
+    texts, reader = [], _Utf8()
+    for slot, lod in enumerate(context.lod.tolist()):
+        start, stop = int(context.start[slot]), int(context.stop[slot])
+        if lod:
+            texts.append(tokenizer.decode(memory.tokens(start, min(stop, start + _FOLDED_TOKENS))))
+            continue
+        ends = slot + 1 == len(context) or bool(context.lod[slot + 1])
+        read = b"".join(map(tokenizer.token_bytes, memory.tokens(start, stop).tolist()))
+        texts.append(reader.decode(read, final=ends))
+    return texts
 
 
 def as_text(entries: list[EntryExplanation]) -> str:

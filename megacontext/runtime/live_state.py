@@ -22,10 +22,12 @@ import torch
 from megacontext.errors import CheckpointError, MegaContextError
 from megacontext.focus import AllocatorState, WorkingContext
 from megacontext.runtime.run import write_json
-from megacontext.spans import Node
+from megacontext.spans import Node, complete_counts
 from megacontext.tree import Memory
 
 _FORMAT = 1
+_MOST = 1 << 48
+"""No history has so many tokens, and no session so many steps."""
 EDITS = ("expand", "collapse", "fold")
 """What may have been done to a node; "fold" where it only made room."""
 
@@ -107,11 +109,17 @@ def _checked(saved: dict[str, Any], memory: Memory) -> LiveState:
     for level, place, said in saved["edits"]:
         node = Node(_whole(level), _whole(place))
         edits[node] = [(_whole(number), EDITS[EDITS.index(kind)]) for number, kind in said]
+    allocator = AllocatorState.from_plain(saved["allocator"])
+    counts = complete_counts(tokens, memory.block_size)
+    for node in (*allocator.expanded_at, *allocator.collapsed_at, *allocator.closed, *edits):
+        _whole(node.lod), _whole(node.index)
+        if not (1 <= node.lod < len(counts) and node.index < counts[node.lod]):
+            raise ValueError(f"{tokens} tokens have no {node}")
     chance = torch.Generator()
     chance.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["chance"])), dtype=torch.uint8))
     return LiveState(
         context=WorkingContext(lod, index, tokens, memory.block_size),
-        allocator=AllocatorState.from_plain(saved["allocator"]),
+        allocator=allocator,
         edits=edits,
         chance=chance,
         covered=covered,
@@ -130,6 +138,6 @@ def _fingerprint(memory: Memory, num_tokens: int) -> str:
 
 
 def _whole(number: Any) -> int:
-    if type(number) is not int or number < 0:
-        raise ValueError(f"{number!r} is no whole number from 0 up")
+    if type(number) is not int or not 0 <= number < _MOST:
+        raise ValueError(f"{number!r} is no whole number from 0 up to {_MOST:,}")
     return number

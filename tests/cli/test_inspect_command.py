@@ -69,6 +69,12 @@ MISTAKES = {
     "an unknown layout": ([*GIVEN, "--context", "--layout", "spiral"], "unknown layout 'spiral'"),
     "an unknown scorer": ([*GIVEN, "--context", "--scorer", "lensnt"], "did you mean 'lensnet'"),
     "a budget that is too small": ([*GIVEN[:-1], "12", "--context"], "raise focus.budget"),
+    "a question without a context": ([*GIVEN, "--question", "Who?"], "got no --context; add it"),
+    "a text without a context": ([*GIVEN, "--text"], "got no --context; add it"),
+    "a question that leaves no room": (
+        [*GIVEN, "--context", "--question", "What is this? " * 40],
+        "the budget must hold the prompt of",
+    ),
 }
 
 
@@ -78,3 +84,10 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(mistake, place, capsys):
     assert main(command) == 2
     told = capsys.readouterr().err
     assert message in told and "Traceback" not in told
+
+
+def test_of_an_empty_memory_there_is_nothing_to_see(place, encoder, capsys):
+    Memory.create(place / "empty", encoder.identity(), encoder).close()
+    assert main(["inspect", "empty", "--model", "model", "--context", "--question", "Who?", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["tokens"], told["cost_positions"], told["entries"], told["text"]) == (0, 0, [], "")

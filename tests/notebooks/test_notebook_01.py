@@ -10,11 +10,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "01_first_light.py"
 TOY = ("--tokens", "6144", "--facts", "12", "--seed", "1")
-KEY_NUMBER = re.compile(r"\{'none': [\d.]+, 'recency': ([\d.]+), 'random': [\d.]+, 'lensnet': ([\d.]+), 'oracle': ")
+KEY_NUMBER = re.compile(
+    r"\{'none': [\d.]+, 'recency': ([\d.]+), 'random': [\d.]+, 'lensnet': ([\d.]+), 'oracle': "
+)
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
 
 
 @pytest.mark.slow

@@ -241,8 +241,6 @@ def test_explanations_cover_the_context_and_say_what_was_read(bundle, encoder, t
     ranks = [entry.rank for entry in entries if entry.rank is not None]
     assert sorted(ranks) == list(range(1, len(ranks) + 1)) and len(entries) - len(ranks) <= 1
     for entry in entries:
-        if entry.lod == 0:
-            assert entry.text == tokenizer.decode(live.memory.tokens(entry.start, entry.stop))
         assert entry.why and all("refocus" in line for line in entry.history)
     assert any(entry.history for entry in entries)
 

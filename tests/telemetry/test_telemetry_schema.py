@@ -58,7 +58,9 @@ def test_a_value_of_another_type_is_refused_by_name(name: str, value: object):
 
 
 def test_unknown_kind_unknown_column_and_missing_key_are_each_a_sentence():
-    with pytest.raises(ConfigError, match="unknown telemetry kind 'answers'; known are train, validation, ingest"):
+    with pytest.raises(
+        ConfigError, match="unknown telemetry kind 'answers'; known are train, validation, ingest"
+    ):
         checked_row("answers", {})
     with pytest.raises(ConfigError, match="'answer' has no column latency; known are history"):
         checked_row("answer", {**ANSWER_KEYS, "latency": 1.0})

@@ -211,7 +211,9 @@ def test_the_trigram_model_is_that_of_the_training_tokens_on_the_validation_text
     trainer = trainer_of(recipe(folder), folder)
     train = token_file(trainer._corpus.train[0], trainer.tokenizer, folder / ".tokens")
     text = token_file(trainer._corpus.validation, trainer.tokenizer, folder / ".tokens")[: 512 + 1]
-    expected = Trigram(np.asarray(train), 400).text_loss(text.astype(np.int64), trainer.tokenizer.byte_lengths())
+    expected = Trigram(np.asarray(train), 400).text_loss(
+        text.astype(np.int64), trainer.tokenizer.byte_lengths()
+    )
     assert trainer.trigram() == expected.rates()
 
 
