@@ -255,8 +255,9 @@ def test_after_forgetting_a_session_reads_what_a_new_one_would(layout, bundle, e
         next(speech)
     forget_span(live.memory, 8, 560, filler=1)
     refresh.sweep(live.memory, live.memory.version.number, encoder)
+    before = live.report
     next(speech)
-    assert live.report.reused == 0, "at the very next token"
+    assert live.report is not before and live.report.reused == 0, "at the very next token"
     fresh = session_over(bundle, live.memory, layout=layout)
     speech.close()
     fresh.context, fresh.covered = live.context, live.covered
