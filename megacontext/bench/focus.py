@@ -9,8 +9,6 @@ The contexts and numbers are drawn, not read from a memory: planning never looks
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from megacontext.bench.machine import machine
+from megacontext.bench.measuring import spread, timed
 from megacontext.errors import ConfigError
 from megacontext.focus import (
     STRATEGIES,
@@ -106,12 +105,12 @@ def planning(config: FocusBenchConfig, strategy: str, entries: int) -> dict[str,
     goal = best_context(utilities, budget)
     state = AllocatorState()
 
-    def timed(work: Callable[[WorkingContext], object]) -> list[float]:
+    def taken_ms(work: Callable[[WorkingContext], object]) -> list[float]:
         fresh = [
             WorkingContext(context.lod, context.index, context.num_tokens, BLOCK)
             for _ in range(config.rounds)
         ]
-        return [_timed_ms(lambda one=one: work(one)) for one in fresh]
+        return [1000 * timed(lambda one=one: work(one)) for one in fresh]
 
     def planned(one: WorkingContext) -> Plan:
         return plan(one, scores, budget, state, allocator, rules, goal=goal)
@@ -129,9 +128,9 @@ def planning(config: FocusBenchConfig, strategy: str, entries: int) -> dict[str,
         "strategy": strategy,
         "entries": len(context),
         "edits": len(edits),
-        **_spread(timed(planned), "plan_ms"),
-        **_spread(timed(lambda one: one.apply(edits, budget)), "apply_ms"),
-        **_spread(timed(rows), "materialise_ms"),
+        **spread("plan_ms", taken_ms(planned)),
+        **spread("apply_ms", taken_ms(lambda one: one.apply(edits, budget))),
+        **spread("materialise_ms", taken_ms(rows)),
     }
 
 
@@ -145,14 +144,14 @@ def exact(config: FocusBenchConfig, tokens: int) -> dict[str, Any]:
     assert value_of(less, utilities) <= value_of(best, utilities)
     some = block_utilities(BLOCK**3 + 5 * BLOCK + 3, "independent", np.random.default_rng(1))
     assert best_context(some, some.num_tokens) == WorkingContext.raw(some.num_tokens, BLOCK)
-    taken = [_timed_ms(lambda: best_context(utilities, config.budget)) for _ in range(config.exact_rounds)]
+    taken = [1000 * timed(lambda: best_context(utilities, config.budget)) for _ in range(config.exact_rounds)]
     return {
         "tokens": tokens,
         "budget_positions": config.budget,
         "cost_positions": best.cost,
         "raw_blocks": int(np.count_nonzero(best.lod == 0)),
         "value": value_of(best, utilities),
-        **_spread(taken, "best_ms"),
+        **spread("best_ms", taken),
     }
 
 
@@ -189,9 +188,9 @@ def shares(config: FocusBenchConfig, tokens: int, shape: str) -> list[dict[str, 
             "strategy": name,
             "tokens": tokens,
             "utilities": shape,
-            **_spread([share for share, _, _ in found], "share_of_best"),
-            **_spread([missed for _, missed, _ in found], "regret"),
-            **_spread([float(steps) for _, _, steps in found], "steps"),
+            **spread("share_of_best", [share for share, _, _ in found]),
+            **spread("regret", [missed for _, missed, _ in found]),
+            **spread("steps", [float(steps) for _, _, steps in found]),
         }
         for name, found in reached.items()
     ]
@@ -251,14 +250,3 @@ def _check_step(
     for edit in sorted(edits, key=lambda edit: -edit.slot):
         context = context.edited([edit])
     assert context == after
-
-
-def _timed_ms(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - began)
-
-
-def _spread(values: list[float], name: str) -> dict[str, float]:
-    """Median, least and most."""
-    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}

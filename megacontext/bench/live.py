@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ import numpy as np
 import torch
 
 from megacontext.bench.machine import machine
+from megacontext.bench.measuring import KNOWS_MEMORY, held_kib, run_apart, spread, timed
 from megacontext.corpus.book import load_book
 from megacontext.errors import ConfigError
 from megacontext.progress import Progress
@@ -122,7 +121,7 @@ def decoding(config: LiveBenchConfig, bundle: Bundle, memories: dict[int, Memory
                     token_ms[tokens].append(1000 * (now - last))
                     last = now
                 block_ms[tokens].append(1000 * (time.perf_counter() - began))
-                focus_ms[tokens].append(_timed_ms(live.refocus))
+                focus_ms[tokens].append(1000 * timed(live.refocus))
                 progress.advance()
     shortest = min(memories)
     told: dict[str, Any] = {}
@@ -230,9 +229,7 @@ def _raced(
         "kept_ms": statistics.fmean(kept_ms),
         "anew_ms": statistics.fmean(anew_ms),
         "speedup_of_means": statistics.fmean(anew_ms) / statistics.fmean(kept_ms),
-        "speedup": statistics.median(ratios),
-        "speedup_min": min(ratios),
-        "speedup_max": max(ratios),
+        **spread("speedup", ratios),
     }
 
 
@@ -275,13 +272,10 @@ print(json.dumps(held_by_process(LiveBenchConfig(**json.loads(sys.argv[1])), sys
 
 
 def _process(config: LiveBenchConfig, model: str, path: Path) -> dict[str, int]:
-    if not Path("/proc/self/status").exists():
+    if not KNOWS_MEMORY:
         return {}
     given = json.dumps(vars(config) | {"tokens": list(config.tokens)})
-    told = subprocess.run(
-        [sys.executable, "-c", _CHILD, given, model, str(path)], capture_output=True, text=True, check=True
-    )
-    return json.loads(told.stdout)
+    return run_apart(_CHILD, given, model, str(path))
 
 
 def held_by_process(config: LiveBenchConfig, model: str, path: Path) -> dict[str, int]:
@@ -292,15 +286,5 @@ def held_by_process(config: LiveBenchConfig, model: str, path: Path) -> dict[str
         list(_live(bundle, memory, config).generate(2 * memory.block_size))
         session = Session(bundle, memory, FocusConfig(budget=config.ask_budget), scorer=config.ask_scorer)
         LiveSession(session).ask("What was the first thing that was said?")
-        status = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in status)
-    return {
-        "anonymous_kib": int(fields["RssAnon"].split()[0]),
-        "mapped_kib": int(fields["RssFile"].split()[0]),
-    }
-
-
-def _timed_ms(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - began)
+        held = held_kib()
+    return {"anonymous_kib": held["RssAnon"], "mapped_kib": held["RssFile"]}

@@ -11,7 +11,6 @@ Then the two take turns, so that a change of the machine's pace falls on both, a
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from megacontext.bench.checkout import Checkout
 from megacontext.bench.machine import machine
+from megacontext.bench.measuring import spread
 from megacontext.errors import ConfigError
 from megacontext.models.dialect import DIALECTS
 from megacontext.models.gpt import GPT, GPTConfig
@@ -243,12 +243,8 @@ def _race(ours: Turn, theirs: Turn | None, tokens: int, rounds: int) -> dict[str
         order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
         for side in order:
             seconds[side].append(sides[side]())
-    told = _spread("tokens_per_s", [tokens / taken for taken in seconds[0]])
+    told = spread("tokens_per_s", [tokens / taken for taken in seconds[0]])
     if theirs is not None:
-        told |= _spread("nanochat_tokens_per_s", [tokens / taken for taken in seconds[1]])
-        told |= _spread("time_over_nanochat", [own / other for own, other in zip(*seconds, strict=True)])
+        told |= spread("nanochat_tokens_per_s", [tokens / taken for taken in seconds[1]])
+        told |= spread("time_over_nanochat", [own / other for own, other in zip(*seconds, strict=True)])
     return told
-
-
-def _spread(name: str, values: list[float]) -> dict[str, float]:
-    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}

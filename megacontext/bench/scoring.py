@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from megacontext.bench.machine import machine
+from megacontext.bench.measuring import KNOWS_MEMORY, held_kib, run_apart, spread
 from megacontext.corpus.book import load_book
 from megacontext.errors import ConfigError
 from megacontext.focus.context import Edit, WorkingContext
@@ -208,7 +207,7 @@ def _questions(path: Path, config: ScoringBenchConfig, bundle: Bundle) -> dict[s
                 score_ms.append(1000 * (time.perf_counter() - looked))
                 ask_ms.append(1000 * (looked - began))
                 assert scores.shape == (len(context),) and np.abs(scores).max() <= 1
-            told[name] = {**_spread(ask_ms, "ask_ms"), **_spread(score_ms, "score_ms")}
+            told[name] = {**spread("ask_ms", ask_ms), **spread("score_ms", score_ms)}
     return told
 
 
@@ -251,16 +250,10 @@ print(json.dumps(held_while_asking(Path(sys.argv[1]), Path(sys.argv[2]), told)))
 
 
 def _process_memory(path: Path, model: Path, config: ScoringBenchConfig) -> dict[str, Any]:
-    if not Path("/proc/self/status").exists():
+    if not KNOWS_MEMORY:
         return {"skipped": "needs /proc/self/status"}
     told = json.dumps({"budget": config.budget, "scorers": config.scorers})
-    finished = subprocess.run(
-        [sys.executable, "-c", _PROCESS, str(path), str(model), told],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(finished.stdout)
+    return run_apart(_PROCESS, str(path), str(model), told)
 
 
 def held_while_asking(path: Path, model: Path, told: dict[str, Any]) -> dict[str, int]:
@@ -272,27 +265,17 @@ def held_while_asking(path: Path, model: Path, told: dict[str, Any]) -> dict[str
     bundle = Bundle.load(model)
     asked = _asked(8, bundle)
     BundleEncoder(bundle).encode_question(asked[0].ids)
-    before = _held()
+    before = held_kib()
     with Memory.open(path, _encoder(bundle)[1]) as memory:
         context = _context(memory, config.budget)
         scorers = [SCORERS.get(name)(_parts(memory, config, bundle)) for name in config.scorers]
         for question in asked:
             for scorer in scorers:
                 scorer.ask(question)(context)
-        after = _held()
+        after = held_kib()
     return {
         "anonymous_kib": after["RssAnon"],
         "grown_kib": after["RssAnon"] - before["RssAnon"],
         "mapped_kib": after["RssFile"],
         "most_kib": after["VmHWM"],
     }
-
-
-def _held() -> dict[str, int]:
-    rows = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
-    return {row[0][:-1]: int(row[1]) for row in rows if row[0] in ("RssAnon:", "RssFile:", "VmHWM:")}
-
-
-def _spread(values: list[float], name: str) -> dict[str, float]:
-    """Median, least and most."""
-    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}

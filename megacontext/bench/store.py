@@ -7,11 +7,7 @@ in turns within one run, so that a change of the machine's pace falls on both.
 
 from __future__ import annotations
 
-import json
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from megacontext.bench.machine import machine
+from megacontext.bench.measuring import KNOWS_MEMORY, run_apart, spread, timed
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.tree import Identity, LmdbStore, Memory
@@ -103,10 +100,10 @@ def ids_only(config: StoreBenchConfig, folder: Path) -> dict[str, Any]:
     for number in range(config.rounds):
         path = folder / f"ids-{number}"
         with Memory.create(path, FirstNumbers(1, 1).identity(), None) as memory:
-            seconds.append(_timed(lambda memory=memory: memory.append(ids)))
+            seconds.append(timed(lambda memory=memory: memory.append(ids)))
             assert np.array_equal(memory.tokens(0, len(ids)), ids)
         shutil.rmtree(path)
-    return _spread([len(ids) / one for one in seconds], "tokens_per_s")
+    return spread("tokens_per_s", [len(ids) / one for one in seconds])
 
 
 def with_gists(config: StoreBenchConfig, bundle: Bundle, folder: Path) -> dict[str, Any]:
@@ -131,15 +128,15 @@ def with_gists(config: StoreBenchConfig, bundle: Bundle, folder: Path) -> dict[s
     for number in range(config.rounds):
         path = folder / f"gists-{number}"
         with Memory.create(path, encoder.identity(), encoder) as memory:
-            ingested.append(count / _timed(lambda memory=memory: memory.append(ids)))
+            ingested.append(count / timed(lambda memory=memory: memory.append(ids)))
             assert memory.covers(1, [memory.num_blocks - 1]).all()
-        alone.append(count / _timed(forward))
+        alone.append(count / timed(forward))
         shutil.rmtree(path)
     shares = [one / other for one, other in zip(ingested, alone, strict=True)]
     return {
-        **_spread(ingested, "tokens_per_s"),
-        **_spread(alone, "gistnet_tokens_per_s"),
-        **_spread(shares, "share_of_gistnet"),
+        **spread("tokens_per_s", ingested),
+        **spread("gistnet_tokens_per_s", alone),
+        **spread("share_of_gistnet", shares),
     }
 
 
@@ -152,22 +149,22 @@ def scaling(config: StoreBenchConfig, encoder: FirstNumbers, folder: Path) -> tu
         whole = 0.0
         while memory.num_tokens < config.long_tokens:
             part = chunk[: config.long_tokens - memory.num_tokens]
-            whole += _timed(lambda memory=memory, part=part: memory.append(part))
+            whole += timed(lambda memory=memory, part=part: memory.append(part))
     ratios = []
     behind_long, behind_short = [], []
     for number in range(max(config.rounds, 5)):
         with Memory.create(short.with_name(f"short-{number}"), encoder.identity(), encoder) as one:
             one.append(ids)
             with Memory.open(long, encoder.identity(), encoder, writable=True) as other:
-                behind_short.append(_timed(lambda one=one: one.append(ids)))
-                behind_long.append(_timed(lambda other=other: other.append(ids)))
+                behind_short.append(timed(lambda one=one: one.append(ids)))
+                behind_long.append(timed(lambda other=other: other.append(ids)))
         ratios.append(behind_long[-1] / behind_short[-1])
     return {
         "long_tokens": config.long_tokens,
         "whole_tokens_per_s": config.long_tokens / whole,
-        **_spread([1e9 * one / len(ids) for one in behind_short], "ns_per_token_at_short"),
-        **_spread([1e9 * one / len(ids) for one in behind_long], "ns_per_token_at_long"),
-        **_spread(ratios, "ratio"),
+        **spread("ns_per_token_at_short", [1e9 * one / len(ids) for one in behind_short]),
+        **spread("ns_per_token_at_long", [1e9 * one / len(ids) for one in behind_long]),
+        **spread("ratio", ratios),
     }, long
 
 
@@ -196,27 +193,25 @@ def reading(config: StoreBenchConfig, encoder: FirstNumbers, path: Path) -> dict
         assert np.array_equal(gists[:, 0], expected.astype(np.float16).astype(np.float32))
     return {
         "tokens": tokens,
-        **_spread(opened, "open_ms"),
-        **_spread(checked, "open_checking_all_pages_ms"),
-        **_spread(read, "read_256_gists_ms"),
+        **spread("open_ms", opened),
+        **spread("open_checking_all_pages_ms", checked),
+        **spread("read_256_gists_ms", read),
     }
 
 
 _READER = """
 import json, sys
 import numpy as np
+from megacontext.bench.measuring import held_kib
 from megacontext.tree import Memory
-def held():
-    lines = open("/proc/self/status").read().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssFile"))}
 rng = np.random.default_rng(0)
 with Memory.open(sys.argv[1]) as memory:
-    before = held()
+    before = held_kib()
     for _ in range(2000):
         memory.gists(1, rng.integers(0, memory.num_blocks, size=64))
         start = int(rng.integers(0, memory.num_tokens - 1000))
         memory.tokens(start, start + 1000)
-    after = held()
+    after = held_kib()
 print(json.dumps({"anonymous_kib": after["RssAnon"], "grown_kib": after["RssAnon"] - before["RssAnon"],
                   "mapped_kib": after["RssFile"]}))
 """
@@ -229,17 +224,10 @@ def reader_memory(
 
     Mapped pages of the file are counted beside it: they are the system's cache, and given back when it needs room.
     """
-    if not Path("/proc/self/status").exists():
+    if not KNOWS_MEMORY:
         return {"skipped": "needs /proc/self/status"}
     short = folder / "short-0"
-
-    def measured(path: Path) -> dict[str, int]:
-        told = subprocess.run(
-            [sys.executable, "-c", _READER, str(path)], capture_output=True, text=True, check=True
-        )
-        return json.loads(told.stdout)
-
-    return {"short": measured(short), "long": measured(long)}
+    return {"short": run_apart(_READER, str(short)), "long": run_apart(_READER, str(long))}
 
 
 def disk(path: Path) -> dict[str, Any]:
@@ -306,23 +294,12 @@ def single_appends(encoder: FirstNumbers, folder: Path) -> dict[str, Any]:
                 began = time.perf_counter()
                 memory.append([token])
                 taken.append(1000 * (time.perf_counter() - began))
-        told |= _spread(taken, f"{durability}_ms")
+        told |= spread(f"{durability}_ms", taken)
     return told
 
 
 def _ids(count: int, vocabulary: int = VOCABULARY, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, vocabulary, size=count, dtype=np.int32)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _spread(values: list[float], name: str) -> dict[str, float]:
-    """Median, least and most."""
-    return {name: statistics.median(values), f"{name}_min": min(values), f"{name}_max": max(values)}
 
 
 @contextmanager
