@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from megacontext.cli.memory.answers import answer
+from megacontext.cli.answers import answer
 from megacontext.cli.memory.inspecting import Inspect as InspectMemory
 from megacontext.cli.memory.materials import load_encoder
 from megacontext.cli.tables import plain_table

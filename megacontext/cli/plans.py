@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 from rich.console import Console
 
+from megacontext.cli.answers import answer
 from megacontext.cli.tables import plain_table
 from megacontext.train.pretrain.plan import Plan
 
 
 def print_plan(plan: Plan, as_json: bool) -> None:
     """Tell a plan on standard output."""
-    if as_json:
-        print(json.dumps(plan.described(), indent=2))
-        return
+    answer(plan.described(), as_json, lambda: _print(plan))
+
+
+def _print(plan: Plan) -> None:
     table = plain_table("plan", "")
     for what, value in (
         ("parameters", f"{plan.parameters:,}"),

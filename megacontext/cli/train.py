@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from megacontext.cli.answers import answer
 from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.plans import print_plan
 from megacontext.errors import ConfigError
@@ -57,11 +57,12 @@ class Train:
         outcome = kind.train(config, order)
         if not outcome.leads:
             return 0
-        if self.json:
-            told = {"run": str(outcome.run), "model": str(outcome.model), "metrics": outcome.metrics}
-            print(json.dumps(told, indent=2))
-        else:
-            print(f"trained parts in {outcome.model}, telemetry in {outcome.run}", file=sys.stderr)
-            for name, value in outcome.metrics.items():
-                print(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")
+        told = {"run": str(outcome.run), "model": str(outcome.model), "metrics": outcome.metrics}
+        answer(told, self.json, lambda: _print(told))
         return 0
+
+
+def _print(told: dict[str, Any]) -> None:
+    print(f"trained parts in {told['model']}, telemetry in {told['run']}", file=sys.stderr)
+    for name, value in told["metrics"].items():
+        print(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")

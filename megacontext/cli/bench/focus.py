@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
 from megacontext.bench.focus import FocusBenchConfig, bench_focus
-from megacontext.cli.bench.telling import spread, telling
+from megacontext.cli.answers import answer
+from megacontext.cli.bench.telling import on_one_line, spread, telling
 from megacontext.cli.tables import plain_table
 
 
@@ -23,16 +23,13 @@ class FocusBench:
 
     def run(self) -> int:
         told = bench_focus(self.config, say=telling("focus"))
-        if self.json:
-            print(json.dumps(told, indent=2))
-        else:
-            _print(told)
+        answer(told, self.json, lambda: _print(told))
         return 0
 
 
 def _print(told: dict[str, Any]) -> None:
     console = Console()
-    console.print(", ".join(f"{name} {value}" for name, value in told["machine"].items()))
+    console.print(on_one_line(told["machine"]))
     planning = plain_table("strategy", "entries", "edits", "plan, ms", "apply, ms")
     for row in told["planning"]:
         planning.add_row(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
 from megacontext.bench.live import LiveBenchConfig, bench_live
-from megacontext.cli.bench.telling import spread, telling
+from megacontext.cli.answers import answer
+from megacontext.cli.bench.telling import on_one_line, spread, telling
 from megacontext.cli.tables import plain_table
 
 
@@ -25,10 +25,7 @@ class LiveBench:
 
     def run(self) -> int:
         told = bench_live(self.config, self.model, telling("live"))
-        if self.json:
-            print(json.dumps(told, indent=2))
-        else:
-            _print(told)
+        answer(told, self.json, lambda: _print(told))
         return 0
 
 
@@ -53,8 +50,8 @@ def length_rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _print(told: dict[str, Any]) -> None:
     console = Console()
-    console.print(", ".join(f"{name} {value}" for name, value in told["machine"].items()))
-    console.print(", ".join(f"{name} {value}" for name, value in told["config"].items()))
+    console.print(on_one_line(told["machine"]))
+    console.print(on_one_line(told["config"]))
     table = plain_table(
         "tokens of history", "p50 ms a token", "ratio", "ms a block, focus included", "ratio", "focus",
         "positions", "oldest facts", "ms an answer", "own MiB",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from megacontext.bench.model import ModelBenchConfig, bench_model
-from megacontext.cli.bench.telling import spread, telling
+from megacontext.cli.answers import answer
+from megacontext.cli.bench.telling import on_one_line, spread, telling
 from megacontext.cli.tables import plain_table
 
 
@@ -27,10 +27,7 @@ class ModelBench:
 
     def run(self) -> int:
         told = bench_model(self.config, self.nanochat, telling("model"))
-        if self.json:
-            print(json.dumps(told, indent=2))
-        else:
-            _print(told)
+        answer(told, self.json, lambda: _print(told))
         return 0
 
 
@@ -52,8 +49,8 @@ def model_rows(told: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def _print(told: dict[str, Any]) -> None:
     console = Console()
-    console.print(", ".join(f"{name} {value}" for name, value in told["machine"].items()))
-    console.print(", ".join(f"{name} {value}" for name, value in told["config"].items()))
+    console.print(on_one_line(told["machine"]))
+    console.print(on_one_line(told["config"]))
     console.print(", ".join(f"{name} {value:.1e}" for name, value in told["checks"].items()))
     table = plain_table("measured", "tokens/s", "nanochat's", "time / nanochat's (least to most)")
     for row in model_rows(told):

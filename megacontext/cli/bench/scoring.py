@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
 from megacontext.bench.scoring import ScoringBenchConfig, bench_scoring
-from megacontext.cli.bench.telling import telling
+from megacontext.cli.answers import answer
+from megacontext.cli.bench.telling import on_one_line, telling
 from megacontext.cli.tables import plain_table
 from megacontext.runtime.bundle import Bundle, model_folder
 
@@ -26,16 +26,13 @@ class ScoringBench:
 
     def run(self) -> int:
         told = bench_scoring(self.config, Bundle.load(model_folder(self.model)), telling("scoring"))
-        if self.json:
-            print(json.dumps(told, indent=2))
-        else:
-            _print(told)
+        answer(told, self.json, lambda: _print(told))
         return 0
 
 
 def _print(told: dict[str, Any]) -> None:
     console = Console()
-    console.print(", ".join(f"{name} {value}" for name, value in told["machine"].items()))
+    console.print(on_one_line(told["machine"]))
     names = list(told["lengths"][0]["scorers"])
     for what, title in (("ask_ms", "ms a question"), ("score_ms", "ms a focus step")):
         table = plain_table("tokens", *names)

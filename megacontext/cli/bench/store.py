@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
 from megacontext.bench.store import StoreBenchConfig, bench_store
-from megacontext.cli.bench.telling import spread, telling
+from megacontext.cli.answers import answer
+from megacontext.cli.bench.telling import on_one_line, spread, telling
 from megacontext.cli.tables import plain_table
 from megacontext.runtime.bundle import Bundle, model_folder
 
@@ -27,10 +27,7 @@ class StoreBench:
     def run(self) -> int:
         bundle = Bundle.load(model_folder(self.model))
         told = bench_store(self.config, bundle, telling("store"))
-        if self.json:
-            print(json.dumps(told, indent=2))
-        else:
-            _print(told)
+        answer(told, self.json, lambda: _print(told))
         return 0
 
 
@@ -60,7 +57,7 @@ def store_rows(told: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _print(told: dict[str, Any]) -> None:
     console = Console()
-    console.print(", ".join(f"{name} {value}" for name, value in told["machine"].items()))
+    console.print(on_one_line(told["machine"]))
     table = plain_table("measured", "median (least to most)", "wanted")
     for row in store_rows(told):
         table.add_row(*row)

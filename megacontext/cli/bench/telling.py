@@ -11,5 +11,10 @@ def telling(what: str) -> Any:
     return lambda arm: print(f"bench {what}: {arm}", file=sys.stderr)
 
 
+def on_one_line(told: dict[str, Any]) -> str:
+    """The machine or the config of a bench, before its tables."""
+    return ", ".join(f"{name} {value}" for name, value in told.items())
+
+
 def spread(told: dict[str, Any], name: str, form: str) -> str:
     return f"{told[name]:{form}} ({told[name + '_min']:{form}} to {told[name + '_max']:{form}})"

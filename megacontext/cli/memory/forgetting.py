@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megacontext.cli.memory.answers import answer
+from megacontext.cli.answers import answer
 from megacontext.cli.memory.materials import MemoryPath, filler_of, load_encoder, sweep
 from megacontext.errors import ConfigError, NodeMissingError
 from megacontext.progress import Progress

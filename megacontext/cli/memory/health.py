@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from megacontext.cli.memory.answers import answer
+from megacontext.cli.answers import answer
 from megacontext.cli.memory.materials import MemoryPath, filler_of, load_encoder, sweep_at
 from megacontext.errors import ConfigError
 from megacontext.progress import Progress

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from megacontext.cli.memory.answers import answer
+from megacontext.cli.answers import answer
 from megacontext.cli.memory.materials import MemoryPath, filler_of, load_encoder, sweep
 from megacontext.errors import ConfigError
 from megacontext.progress import Progress

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from megacontext.cli.memory.answers import answer
+from megacontext.cli.answers import answer
 from megacontext.cli.memory.materials import MemoryPath
 from megacontext.cli.tables import plain_table
 from megacontext.tree import LmdbStore, Memory

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from megacontext.cli.memory.answers import answer
+from megacontext.cli.answers import answer
 from megacontext.cli.memory.materials import MemoryPath
 from megacontext.progress import Progress
 from megacontext.tree import Memory

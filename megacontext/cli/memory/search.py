@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from megacontext.cli.memory.answers import answer
+from megacontext.cli.answers import answer
 from megacontext.cli.memory.materials import MemoryPath, load_encoder
 from megacontext.errors import ConfigError
 from megacontext.progress import Progress

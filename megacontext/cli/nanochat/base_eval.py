@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from megacontext.cli.answers import answer
 from megacontext.cli.nanochat.generations import GENERATIONS, shards_folder
 from megacontext.corpus.rows import validation_rows
 from megacontext.corpus.shards import CorpusConfig, open_corpus
@@ -68,10 +68,6 @@ class BaseEval:
                 loss = text_loss(model, rows, tokenizer.byte_lengths(), batch=self.device_batch_size)
                 told[f"{split}_bpb"] = loss.rates().bits_per_byte
                 progress.advance(split)
-        if self.json:
-            print(json.dumps(told, indent=2))
-        else:
-            print(
-                f"step {found.step}: {told['train_bpb']:.4f} bits per byte in training, {told['val_bpb']:.4f} held out"
-            )
+        said = f"step {found.step}: {told['train_bpb']:.4f} bits per byte in training, {told['val_bpb']:.4f} held out"
+        answer(told, self.json, lambda: print(said))
         return 0

@@ -7,14 +7,14 @@ passed over in silence: CORE (its questions are a download) is not measured, and
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from megacontext.cli.answers import answer
 from megacontext.cli.nanochat.generations import GENERATIONS, Generation, GenerationName, shards_folder
 from megacontext.cli.plans import print_plan
 from megacontext.corpus.shards import CorpusConfig
@@ -138,11 +138,8 @@ class BaseTrain:
         if outcome.leads:
             if self.core_metric_every > 0:
                 print("CORE was not measured: its questions are nanochat's download", file=sys.stderr)
-            print(
-                json.dumps({"model": str(outcome.model), "metrics": outcome.metrics}, indent=2)
-                if self.json
-                else f"bits per byte {outcome.metrics['bits_per_byte']:.4f}; checkpoint in {outcome.model}"
-            )
+            told = {"model": str(outcome.model), "metrics": outcome.metrics}
+            answer(told, self.json, lambda: _print(told))
         return 0
 
     def recipe(self) -> PretrainConfig:
@@ -211,6 +208,10 @@ class BaseTrain:
         reference = ratio * model_size(reference_shape(config.model)).scaling
         horizon = ratio * model_size(config.model).scaling
         return decay * (planned.batch_tokens / REFERENCE_BATCH) ** 0.5 * reference / horizon
+
+
+def _print(told: dict[str, Any]) -> None:
+    print(f"bits per byte {told['metrics']['bits_per_byte']:.4f}; checkpoint in {told['model']}")
 
 
 def _given(option: T | None, default: T) -> T:

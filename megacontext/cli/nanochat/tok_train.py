@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from megacontext.cli.answers import answer
 from megacontext.cli.nanochat.generations import GENERATIONS, GenerationName, shards_folder
 from megacontext.corpus.shards import CorpusConfig, open_corpus
 from megacontext.models.checkpoint import base_dir, save_tokenizer
@@ -47,8 +47,6 @@ class TokTrain:
             "fingerprint": tokenizer.fingerprint,
             "train_s": time.monotonic() - began,
         }
-        if self.json:
-            print(json.dumps(told, indent=2))
-        else:
-            print(f"{tokenizer.vocab_size:,} ids in {folder}, learnt in {told['train_s']:.1f} s")
+        said = f"{tokenizer.vocab_size:,} ids in {folder}, learnt in {told['train_s']:.1f} s"
+        answer(told, self.json, lambda: print(said))
         return 0
