@@ -11,7 +11,7 @@ defaults of a run are those of the command or recipe that starts it; those of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megacontext.registry import Registry
 
@@ -71,67 +71,31 @@ def _register(dialect: Dialect) -> Dialect:
     return DIALECTS.register(dialect.name)(dialect)
 
 
-_HALF = ShortWindow(divisor=2)
-
 CLASSIC = _register(Dialect(name="classic", softcap=15.0, rope_base=10_000.0))
-PADDED = _register(Dialect(name="2025-12-09", softcap=15.0, rope_base=10_000.0, vocab_multiple=64))
+# Each later one says what it changes in the one before.
+PADDED = _register(replace(CLASSIC, name="2025-12-09", vocab_multiple=64))
 SCALARS = _register(
-    Dialect(
-        name="2026-01-11",
-        softcap=15.0,
-        rope_base=10_000.0,
-        vocab_multiple=64,
-        residual_scalars=True,
-        short_window=_HALF,
-    )
+    replace(PADDED, name="2026-01-11", residual_scalars=True, short_window=ShortWindow(divisor=2))
 )
-VALUES = _register(
-    Dialect(
-        name="2026-01-16",
-        softcap=15.0,
-        rope_base=10_000.0,
-        vocab_multiple=64,
-        residual_scalars=True,
-        value_gate_channels=32,
-        value_gate_scale=2.0,
-        short_window=_HALF,
-    )
-)
-SOFTCAP_20 = _register(
-    Dialect(
-        name="2026-03-02",
-        softcap=20.0,
-        rope_base=10_000.0,
-        vocab_multiple=64,
-        residual_scalars=True,
-        value_gate_channels=32,
-        value_gate_scale=2.0,
-        short_window=_HALF,
-    )
-)
+VALUES = _register(replace(SCALARS, name="2026-01-16", value_gate_channels=32, value_gate_scale=2.0))
+SOFTCAP_20 = _register(replace(VALUES, name="2026-03-02", softcap=20.0))
 SHARP = _register(
-    Dialect(
+    replace(
+        SOFTCAP_20,
         name="2026-03-09",
         softcap=15.0,
         rope_base=100_000.0,
         qk_scale=1.15,
-        vocab_multiple=64,
-        residual_scalars=True,
         value_gate_channels=12,
         value_gate_scale=3.0,
         short_window=ShortWindow(divisor=3, multiple=128),
     )
 )
 CURRENT = _register(
-    Dialect(
+    replace(
+        SHARP,
         name="current",
-        softcap=15.0,
-        rope_base=100_000.0,
         qk_scale=1.2,
-        vocab_multiple=64,
-        residual_scalars=True,
-        value_gate_channels=12,
-        value_gate_scale=3.0,
         smear=True,
         backout=True,
         short_window=ShortWindow(divisor=4, multiple=128),
