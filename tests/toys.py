@@ -12,7 +12,7 @@ from megacontext.config import data_root
 from megacontext.gistnet.address import AddressNetConfig
 from megacontext.gistnet.gist import GistNetConfig
 from megacontext.lensnet.lens import LensNetConfig
-from megacontext.models.gpt import GPTConfig
+from megacontext.models.gpt import GPT, GPTConfig
 from megacontext.runtime.bundle import Bundle, BundleConfig
 from megacontext.tokenizer import Tokenizer
 from megacontext.train.contexts import vocabulary_texts
@@ -60,6 +60,15 @@ def stir(network: torch.nn.Module, seed: int, scale: float = 0.1) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+
+
+def random_base(**changes: object) -> GPT:
+    """A model whose every weight has a say, the same for the same config, whatever was drawn before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = GPT(model_config(**changes))
+    stir(model, 0)
+    return model.eval()
 
 
 def random_bundle(tokenizer: Tokenizer, seed: int = 0, **changes: object) -> Bundle:

@@ -31,19 +31,24 @@ def generate(
     their logits divided by the temperature. Equal seeds draw equal tokens. Raises ShapeError for a prompt that is
     empty, ConfigError for options out of range; both before the first token is asked for.
     """
-    prompt = torch.as_tensor(np.asarray(prompt_ids, dtype=np.int64))
+    prompt = np.asarray(prompt_ids, dtype=np.int64)
     if prompt.ndim != 1 or not len(prompt):
-        raise ShapeError(
-            f"a prompt is a row of at least one token id, got {tuple(prompt.shape)}; say something"
-        )
-    if prompt.min() < 0 or prompt.max() >= base.vocab_size:
-        raise ShapeError(
-            f"the ids of a prompt lie in [0, {base.vocab_size}), got {prompt.min()} to {prompt.max()}; use the "
-            "tokenizer that the model was trained with"
-        )
+        raise ShapeError(f"a prompt is a row of at least one token id, got {prompt.shape}; say something")
+    check_ids(prompt, base)
     check_drawing(max_tokens, temperature, top_k, seed)
     chance = torch.Generator().manual_seed(seed)
-    return _generate(base, prompt, max_tokens, temperature, top_k, frozenset(stop_ids), chance)
+    return _generate(
+        base, torch.as_tensor(prompt), max_tokens, temperature, top_k, frozenset(stop_ids), chance
+    )
+
+
+def check_ids(ids: np.ndarray, base: BaseModel) -> None:
+    """Raises ShapeError for ids of any shape, integers, that `base` does not know."""
+    if ids.size and not (ids.min() >= 0 and ids.max() < base.vocab_size):
+        raise ShapeError(
+            f"token ids lie in [0, {base.vocab_size}), got {ids.min()} to {ids.max()}; use the tokenizer that the "
+            "model was trained with"
+        )
 
 
 def check_drawing(max_tokens: int, temperature: float, top_k: int, seed: int) -> None:

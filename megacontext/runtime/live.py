@@ -25,10 +25,9 @@ from megacontext.focus import NO_RULES, AllocatorState, FocusStep, Rules, Workin
 from megacontext.focus.state import edited_node
 from megacontext.runtime.context_cache import ContextCache, ReadReport
 from megacontext.runtime.explain import EntryExplanation, explain
-from megacontext.runtime.generation import check_drawing, draw
+from megacontext.runtime.generation import check_drawing, check_ids, draw
 from megacontext.runtime.layout import LAYOUTS, context_room, most_rows
 from megacontext.runtime.live_state import LiveState, read_state, write_state
-from megacontext.runtime.reading import read
 from megacontext.runtime.session import Session
 from megacontext.scoring import Question
 from megacontext.spans import Node
@@ -169,11 +168,7 @@ class LiveSession:
             raise ShapeError(
                 f"token ids are a row of integers, got {row.dtype} {row.shape}; encode the text first"
             )
-        if row.size and not (row.min() >= 0 and row.max() < self.base.vocab_size):
-            raise ShapeError(
-                f"token ids lie in [0, {self.base.vocab_size}), got {row.min()} to {row.max()}; use the tokenizer that "
-                "the model was trained with"
-            )
+        check_ids(row, self.base)
         return row.astype(np.int32)
 
     # Focusing.
@@ -360,16 +355,7 @@ class LiveSession:
 
     def _read(self, prompt: np.ndarray) -> torch.Tensor:
         """Bring the cache to the context and the prompt behind it; the last hidden state (1, E)."""
-        reading = read(
-            self.context,
-            self.memory,
-            prompt,
-            self.session.bundle.config.positions,
-            layout=self.config.layout,
-            covered=self.covered,
-        )
-        if reading.cost > self.budget:
-            raise BudgetError(f"a reading must cost at most {self.budget} positions, got {reading.cost}")
+        reading = self.session.read(self.context, prompt, layout=self.config.layout, covered=self.covered)
         if self.memory.revision != self._revision:
             # Something was forgotten or a gist version came: what was read is not what is there.
             self.cache.clear()

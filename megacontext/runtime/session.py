@@ -155,11 +155,28 @@ class Session:
         )
         return best_context(worth, room, protect_recent_tokens=allocator.protect_recent_tokens)
 
-    def read(self, context: WorkingContext | None, prompt: np.ndarray) -> Reading:
-        """What the model reads for `context` and `prompt`; checks the budget at the attention's input."""
-        covered = 0 if context is None else context.num_tokens // context.block_size * context.block_size
-        policy, layout = self.bundle.config.positions, self.config.layout
-        reading = read(context, self.memory, prompt, policy, layout=layout, covered=covered)
+    def read(
+        self,
+        context: WorkingContext | None,
+        prompt: np.ndarray,
+        *,
+        layout: str | None = None,
+        covered: int | None = None,
+    ) -> Reading:
+        """What the model reads for `context` and `prompt`; checks the budget at the attention's input.
+
+        The layout is the session's, and covers all finished blocks, unless another is named.
+        """
+        if covered is None:
+            covered = 0 if context is None else context.num_tokens // context.block_size * context.block_size
+        reading = read(
+            context,
+            self.memory,
+            prompt,
+            self.bundle.config.positions,
+            layout=layout or self.config.layout,
+            covered=covered,
+        )
         if reading.cost > self.config.budget:
             raise BudgetError(
                 f"a reading must cost at most {self.config.budget} positions, got {reading.cost}"

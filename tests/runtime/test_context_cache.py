@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.huggingface.hf_toys import VOCABULARY as OTHERS_VOCABULARY
 from models.huggingface.hf_toys import base_of
-from toys import K, ids_of, model_config, stir
+from toys import K, ids_of, random_base
 
 from megacontext.errors import ShapeError
 from megacontext.focus import Edit, WorkingContext
 from megacontext.models.base import NO_TOKEN
 from megacontext.models.entries import CacheEntries, entry_width, put_entries
-from megacontext.models.gpt import GPT
 from megacontext.runtime.context_cache import ContextCache
 from megacontext.runtime.layout import Rows
 from megacontext.runtime.reading import Reading, read
@@ -25,11 +24,7 @@ TOKEN, EMBEDDED, CACHED = range(3)
 
 @pytest.fixture(scope="module", params=["classic", "current"])
 def base(request):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GPT(model_config(dialect=request.param, n_kv_head=1))
-    stir(model, 0)
-    return model.eval()
+    return random_base(dialect=request.param, n_kv_head=1)
 
 
 def vectors(seed, count, width):

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from toys import VOCABULARY, ids_of, model_config, stir
+from toys import VOCABULARY, ids_of, random_base
 
 from megacontext.errors import ConfigError, ShapeError
-from megacontext.models.gpt import GPT
 from megacontext.runtime.generation import generate
 
 PROMPT = ids_of(7)
@@ -14,11 +13,7 @@ PROMPT = ids_of(7)
 
 @pytest.fixture(scope="module")
 def base():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = GPT(model_config())
-    stir(model, 0)
-    return model.eval()
+    return random_base()
 
 
 @torch.inference_mode()
