@@ -13,7 +13,7 @@ with app.setup:
     from megacontext.config import load_recipe
     from megacontext.evals.first_light import ARMS, FirstLightConfig, prepare, run_first_light
     from megacontext.runtime.run import RunFolder
-    from workbench.notebook import offline
+    from workbench.notebook import arguments, offline
     from workbench.plots import accuracy_bars, accuracy_by_depth, context_lens, lens_scores
     from workbench.store import RunStore
 
@@ -39,14 +39,7 @@ def opening():
 
 @app.cell
 def controls():
-    given = mo.cli_args()
-    default = {
-        "budget": int(given.get("budget") or 256),
-        "facts": int(given.get("facts") or 24),
-        "tokens": int(given.get("tokens") or 16_384),
-        "seed": int(given.get("seed") or 0),
-        "scorer": str(given.get("scorer") or "lensnet"),
-    }
+    default = arguments(budget=256, facts=24, tokens=16_384, seed=0, scorer="lensnet")
     form = (
         mo.md(
             """

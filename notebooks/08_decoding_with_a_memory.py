@@ -15,7 +15,7 @@ with app.setup:
     from megacontext.runtime.session import FocusConfig, Session
     from megacontext.tasks.facts import FactsConfig, plant
     from megacontext.tree import Memory
-    from workbench.notebook import offline
+    from workbench.notebook import arguments, offline
     from workbench.plots import context_steps
 
 
@@ -61,15 +61,7 @@ def opening():
 
 @app.cell
 def controls():
-    given = mo.cli_args()
-    default = {
-        "budget": int(given.get("budget") or 256),
-        "tokens": int(given.get("tokens") or 49_152),
-        "turns": int(given.get("turns") or 8),
-        "facts": int(given.get("facts") or 8),
-        "seed": int(given.get("seed") or 0),
-        "scorer": str(given.get("scorer") or "lensnet"),
-    }
+    default = arguments(budget=256, tokens=49_152, turns=8, facts=8, seed=0, scorer="lensnet")
     form = (
         mo.md("Budget {budget} positions · {tokens} tokens in {turns} stretches · facts {facts} · seed {seed}")
         .batch(

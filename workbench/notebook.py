@@ -1,4 +1,4 @@
-"""Plots inside a marimo notebook that also work in its HTML export, without a network.
+"""What the notebooks share: values from the command line, and plots that also work in an HTML export, offline.
 
 A page exported from marimo does not load Bokeh's scripts, so each group of figures brings them along, in a frame of
 its own. Figures that belong together should go into one call: the scripts weigh more than 1 MB.
@@ -13,6 +13,12 @@ from bokeh.layouts import column
 from bokeh.resources import INLINE
 
 _PADDING_PX = 40
+
+
+def arguments(**defaults: int | str) -> dict[str, int | str]:
+    """The defaults, or what `python NOTEBOOK.py --name value` gave for them, of the default's type."""
+    given = mo.cli_args()
+    return {name: type(value)(given.get(name) or value) for name, value in defaults.items()}
 
 
 def offline(*elements: hv.core.Dimensioned) -> mo.Html:
