@@ -30,7 +30,7 @@ from megacontext.runtime.layout import LAYOUTS, context_room, most_rows
 from megacontext.runtime.live_state import LiveState, read_state, write_state
 from megacontext.runtime.session import Session
 from megacontext.scoring import Question
-from megacontext.spans import Node
+from megacontext.spans import Node, node_span
 from megacontext.telemetry import NullTelemetry, Telemetry
 
 _KEPT_EDITS = 16
@@ -265,7 +265,7 @@ class LiveSession:
 
     def _is_near(self, node: Node) -> bool:
         """Whether a node is shown, or opened into what is shown."""
-        start = node.index * self.context.block_size**node.lod
+        start = node_span(node, self.context.block_size).start
         if start >= self.context.num_tokens:
             return False
         slot = int(self.context.slot_of(np.array([start]))[0])

@@ -83,11 +83,7 @@ def _read_rows(
     stored = is_token & ~asked
     ids[stored] = _tokens(memory, rows.index[stored], num_tokens)
     slots = np.flatnonzero(~is_token)
-    gists = np.zeros((len(slots), memory.gist_width if len(slots) else 0), dtype=np.float32)
-    lod = rows.lod[slots]
-    for level in np.unique(lod):
-        at = np.flatnonzero(lod == level)
-        gists[at] = memory.gists(int(level), rows.index[slots[at]])
+    gists = memory.gists_at(rows.lod[slots], rows.index[slots])
     if cached_gists:
         nothing = np.zeros(0, dtype=np.int64)
         return Reading(ids, nothing, np.zeros((0, 0), dtype=np.float32), rows.position, rows, slots, gists)

@@ -53,10 +53,7 @@ def _features(
     if full:
         addresses[:full] = AddressIndex.of(memory).rows(best)
         # A raw block is shown to LensNet by the gist that it would collapse to.
-        lod = np.maximum(context.lod[:full], 1)
-        for level in np.unique(lod):
-            at = np.flatnonzero(lod == level)
-            gists[at] = memory.gists(int(level), context.index[at])
+        gists[:full] = memory.gists_at(np.maximum(context.lod[:full], 1), context.index[:full])
     kind = np.minimum(context.lod + 1, KINDS - 1)
     kind[full:] = TAIL_KIND
     return EntryFeatures(gists, addresses, match, kind, question)

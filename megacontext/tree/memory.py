@@ -288,6 +288,14 @@ class Memory:
         self._read_your_writes()
         return self._vectors.gists(lod, indices, stale)
 
+    def gists_at(self, lod: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Gists of nodes of any LODs >= 1, float32 (n, E), `lod` and `index` (n,). Raises what `gists` raises."""
+        found = np.zeros((len(lod), self.gist_width if len(lod) else 0), dtype=np.float32)
+        for level in np.unique(lod):
+            at = np.flatnonzero(lod == level)
+            found[at] = self.gists(int(level), index[at])
+        return found
+
     def addresses(self, start: int = 0, stop: int | None = None, *, stale: bool = False) -> np.ndarray:
         """Addresses of finished blocks [start, stop) in time order, float32 (n, A), read-only.
 

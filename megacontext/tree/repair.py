@@ -155,14 +155,7 @@ def _table_of(table: str | None, key: bytes, value: bytes) -> str | None:
 def _best_catalogue(found: list[tuple[bool, Catalogue]], identity: Identity | None, file: Path) -> Catalogue:
     """The one in its place; else the one that knows most. Raises CorruptRecordError."""
     if found:
-        return max(
-            found,
-            key=lambda one: (
-                one[0],
-                sum(stop - start for start, stop in one[1].forgotten),
-                len(one[1].versions),
-            ),
-        )[1]
+        return max(found, key=_worth)[1]
     if identity is None:
         raise CorruptRecordError(
             f"repairing needs to know what the memory was made with, {file} does not say any more; give the model "

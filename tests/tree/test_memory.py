@@ -104,6 +104,10 @@ def test_blocks_and_gists_come_in_the_order_asked_for(encoder):
     np.testing.assert_array_equal(memory.blocks(order), ids.reshape(-1, 32)[order])
     np.testing.assert_array_equal(memory.gists(1, order), memory.gists(1, np.arange(40))[order])
     assert memory.gists(1, []).shape == (0, 6)
+    lod, index = np.array([1, 2, 1, 2, 1]), np.array([38, 0, 0, 0, 5])
+    mixed = memory.gists_at(lod, index)
+    for row, level, place in zip(mixed, lod, index, strict=True):
+        np.testing.assert_array_equal(row, memory.gists(level, [place])[0])
     assert memory.blocks([]).shape == (0, 32)
 
 
