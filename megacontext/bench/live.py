@@ -1,9 +1,9 @@
 """What a token costs, however long the history: decoding, focusing and answering over histories of growing length.
 
-All lengths take turns within one run, a block of tokens each, focus included, so that a change of the machine's pace
-falls on all of them. The oldest facts of each history are asked for in the same run. What a process holds of its own is
-measured in a process of its own for each length. Cache reuse is measured by reading the same contexts twice: with what
-was kept of the one before, and from nothing.
+All lengths take turns within one run, a period from refocus to refocus each, focus included, so that a change of the
+machine's pace falls on all of them. The oldest facts of each history are asked for in the same run. What a process
+holds of its own is measured in a process of its own for each length. Cache reuse is measured by reading the same
+contexts twice: with what was kept of the one before, and from nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LiveBenchConfig:
     needles: int = 8
     """Facts in the first few thousand tokens of every history."""
     rounds: int = 12
-    """Blocks of tokens decoded at each length."""
+    """Periods decoded at each length, of the blocks between two refocuses."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,41 +103,43 @@ def bench_live(config: LiveBenchConfig, model: str, say: Callable[[str], None]) 
 
 
 def decoding(config: LiveBenchConfig, bundle: Bundle, memories: dict[int, Memory]) -> dict[str, Any]:
-    """Milliseconds a token at each length, and what share of a block's time its refocus takes."""
+    """Milliseconds a token at each length, and what share of a period its refocus takes."""
     sessions = {tokens: _live(bundle, memory, config) for tokens, memory in memories.items()}
     token_ms: dict[int, list[float]] = {tokens: [] for tokens in memories}
     focus_ms: dict[int, list[float]] = {tokens: [] for tokens in memories}
-    block_ms: dict[int, list[float]] = {tokens: [] for tokens in memories}
+    period_ms: dict[int, list[float]] = {tokens: [] for tokens in memories}
     size = bundle.config.block_size
+    period = size * LiveConfig().refocus_blocks
     for live in sessions.values():
-        # Up to the end of a block, so that every block that is timed has one refocus, at its end.
+        # Up to the end of a block, so that every period that is timed has one refocus, at its end.
         list(live.generate(2 * size - live.memory.num_tokens % size))
-    with Progress("blocks decoded", config.rounds * len(sessions)) as progress:
+        live.refocus()
+    with Progress("periods decoded", config.rounds * len(sessions)) as progress:
         for _ in range(config.rounds):
             for tokens, live in sessions.items():
                 began = last = time.perf_counter()
-                for _ in live.generate(size):
+                for _ in live.generate(period):
                     now = time.perf_counter()
                     token_ms[tokens].append(1000 * (now - last))
                     last = now
-                block_ms[tokens].append(1000 * (time.perf_counter() - began))
+                period_ms[tokens].append(1000 * (time.perf_counter() - began))
                 focus_ms[tokens].append(1000 * timed(live.refocus))
                 progress.advance()
     shortest = min(memories)
     told: dict[str, Any] = {}
     for tokens, live in sessions.items():
-        shares = [focus / block for focus, block in zip(focus_ms[tokens], block_ms[tokens], strict=True)]
+        shares = [focus / whole for focus, whole in zip(focus_ms[tokens], period_ms[tokens], strict=True)]
         told[str(tokens)] = {
             "p50_ms": statistics.median(token_ms[tokens]),
             "p95_ms": statistics.quantiles(token_ms[tokens], n=20)[-1],
             "mean_ms": statistics.fmean(token_ms[tokens]),
-            "block_ms": statistics.median(block_ms[tokens]),
+            "period_ms": statistics.median(period_ms[tokens]),
             "refocus_ms": statistics.median(focus_ms[tokens]),
             "refocus_share": statistics.median(shares),
             "positions": len(live.cache),
         }
     for tokens in told.values():
-        for name in ("p50_ms", "block_ms"):
+        for name in ("p50_ms", "period_ms"):
             tokens[name.replace("ms", "ratio")] = tokens[name] / told[str(shortest)][name]
     return told
 

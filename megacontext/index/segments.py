@@ -31,7 +31,7 @@ _MAGIC = b"MCsegm1\n"
 _HEAD = struct.Struct("<8sIII")
 """Magic; bytes of the description; its crc32; the crc32 of the arrays."""
 _ALIGNED = 64
-_TYPES = {"<f2", "<u8", "<u4", "<u2", "|u1"}
+_TYPES = {"<f4", "<u8", "<u4", "<u2", "|u1"}
 _CHECKED_AT_ONCE = 1 << 22
 SUFFIX = ".segment"
 

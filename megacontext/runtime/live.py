@@ -1,4 +1,4 @@
-"""A session that goes on: it hears, focuses every K tokens or when it is asked, and speaks, at constant cost a token.
+"""A session that goes on: it hears, focuses every few blocks or when it is asked, and speaks, at constant cost a token.
 
 One working context lives from refocus to refocus, with the allocator's memory and the keys and values that are still
 true. Tokens that are heard or said go into the memory; the context takes them up raw and gives up older detail for
@@ -44,6 +44,8 @@ class LiveConfig:
 
     layout: str = "timeline"
     """Order of rows: see `layout`."""
+    refocus_blocks: int = 2
+    """Blocks that fill between refocuses; earlier where the room that is left ends, or a question is asked."""
     question_tokens: int = 32
     """How many of the last tokens stand for the question while nobody asks one."""
     slack: float = 0.25
@@ -62,10 +64,10 @@ class LiveConfig:
             raise ConfigError(
                 f"live.slack must lie in [0, 1) and cover_lag be 0 or above, got {self.slack} and {self.cover_lag}"
             )
-        if min(self.question_tokens, self.max_steps) < 1:
+        if min(self.refocus_blocks, self.question_tokens, self.max_steps) < 1:
             raise ConfigError(
-                "live.question_tokens and max_steps must be at least 1, got "
-                f"{self.question_tokens} and {self.max_steps}; raise it"
+                "live.refocus_blocks, question_tokens and max_steps must be at least 1, got "
+                f"{self.refocus_blocks}, {self.question_tokens} and {self.max_steps}; raise it"
             )
 
 
@@ -143,9 +145,9 @@ class LiveSession:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Take what has come into the context; refocus if it finished a block or needs room."""
+        """Take what has come into the context; refocus if it finished enough blocks or needs room."""
         size, num_tokens = self.memory.block_size, self.memory.num_tokens
-        if num_tokens // size == self._focused_at // size:
+        if num_tokens // size - self._focused_at // size < self.config.refocus_blocks:
             context = self.context.extend(num_tokens)
             if most_rows(context, self.config.layout) + size - num_tokens % size <= self.budget:
                 self.context = context
@@ -176,20 +178,25 @@ class LiveSession:
     def refocus(self, prompt: np.ndarray | None = None, *, room_tokens: int | None = None) -> Refocus:
         """Bring the context up to the history and choose its detail anew, for `prompt` (P,) or for the last tokens.
 
-        `room_tokens` is what is kept free behind the prompt; a block by default. Ends what is being said. Raises
-        BudgetError if the budget does not hold the prompt, that room and the coarsest cover, or not what is pinned.
+        `room_tokens` is what is kept free behind the prompt; by default what comes up to the next refocus. Ends what is
+        being said. Raises BudgetError if the budget does not hold the prompt, that room and the coarsest cover, or not
+        what is pinned.
         """
         self._go_on()
         return self._refocus(None if prompt is None else self._checked(prompt), room_tokens)
 
     def _refocus(self, prompt: np.ndarray | None = None, room_tokens: int | None = None) -> Refocus:
         memory, size = self.memory, self.memory.block_size
-        asked = 0 if prompt is None else len(prompt)
+        asked, num_tokens = 0 if prompt is None else len(prompt), memory.num_tokens
         free = size if room_tokens is None else room_tokens
-        room, num_tokens = self.budget - asked - free, memory.num_tokens
+        room = self.budget - asked - free
         if num_tokens <= room:
             whole = WorkingContext.raw(num_tokens, size)
             return self._done(whole, (), whole)
+        if room_tokens is None:
+            # Of a small budget not more than a quarter lies idle: then it is refocused when a block is full.
+            more = min(self.config.refocus_blocks, self.budget // (4 * size)) - 1
+            room -= size * max(0, more)
         cover = WorkingContext.cover(num_tokens, size)
         room = context_room(room, cover, self.config.layout)
         if room < max(size, cover.cost):

@@ -16,23 +16,6 @@ def index(encoder, tokenizer):
     return index
 
 
-def test_every_finite_half_widens_to_its_number(encoder, tokenizer, index, monkeypatch):
-    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    halves = halves[np.isfinite(halves)]
-    width = 16
-    rows = np.resize(halves, (len(halves) // width + 1, width))
-    fake = AddressIndex(
-        memory_of(encoder, said(tokenizer, len(rows) * K)), least_in_file=1 << 12, most=1 << 12
-    )
-    fake.make = lambda first, stop: {"rows": rows[first:stop].astype("<f2")}
-    fake.follow()
-    for column in range(width):
-        chosen = np.eye(width, dtype=np.float32)[column]
-        np.testing.assert_array_equal(
-            fake.matches(chosen), rows[: fake.num_blocks, column].astype(np.float32)
-        )
-
-
 def test_matches_are_those_of_the_memory(index):
     addresses = index._memory.addresses()
     for seed in range(3):

@@ -7,7 +7,7 @@ from megacontext.errors import StorageError
 from megacontext.index.segments import Segment, read_segment, write_segment
 
 ARRAYS = {
-    "rows": np.arange(21, dtype="<f2").reshape(7, 3),
+    "rows": np.arange(21, dtype="<f4").reshape(7, 3),
     "terms": np.array([3, 2**63], dtype="<u8"),
     "starts": np.array([0, 1, 2], dtype="<u4"),
     "none": np.empty(0, dtype="<u2"),

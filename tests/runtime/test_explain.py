@@ -56,8 +56,8 @@ def test_the_history_of_an_entry_is_what_each_refocus_did_to_its_node_and_those_
     noted, seen = {}, -1
     for number in range(14):
         if number:
-            live.observe(ids_of(K, seed=number))
-        assert live.refocused.number == seen + 1, "a block was finished"
+            live.observe(ids_of(2 * K, seed=number))
+        assert live.refocused.number == seen + 1, "two blocks were finished"
         seen = live.refocused.number
         for step in live.refocused.steps:
             for edit in step.edits:

@@ -24,12 +24,21 @@ NEWLINE = 10
 
 
 def live_over(
-    bundle, encoder, tokens, budget=BUDGET, *, layout="timeline", path=None, scorer="recency", **options
+    bundle,
+    encoder,
+    tokens,
+    budget=BUDGET,
+    *,
+    layout="timeline",
+    refocus_blocks=2,
+    path=None,
+    scorer="recency",
+    **options,
 ):
     memory = Memory.create(path, encoder.identity(), encoder)
     memory.append(ids_of(tokens))
     session = Session(bundle, memory, FocusConfig(budget=budget), scorer=scorer)
-    return LiveSession(session, LiveConfig(layout=layout), **options)
+    return LiveSession(session, LiveConfig(layout=layout, refocus_blocks=refocus_blocks), **options)
 
 
 def said_within_budget(live, count, **how):
@@ -66,6 +75,16 @@ def test_as_long_as_all_fits_it_says_what_the_plain_model_says(layout, bundle, e
     plain = list(generate(bundle.base, ids_of(37), max_tokens=150))
     assert said_within_budget(live, 150) == plain
     assert not live.context.lod.any()
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_it_refocuses_whenever_that_many_blocks_are_full(blocks, bundle, encoder):
+    live = live_over(bundle, encoder, 64 * K, 256, refocus_blocks=blocks)
+    at = []
+    for _ in live.generate(6 * K * blocks + 1):
+        at.append(live.refocused.num_tokens)
+    lengths = np.unique(at)
+    assert (np.diff(lengths) == blocks * K).all() and len(lengths) >= 6
 
 
 @given(pieces=st.lists(st.integers(0, 70), min_size=1, max_size=8), layout=st.sampled_from(LAYOUTS))

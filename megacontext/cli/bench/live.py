@@ -30,14 +30,14 @@ class LiveBench:
 
 
 def length_rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Of each length: cost of a token and of a block, share of focus, answers, memory."""
+    """Of each length: cost of a token and of a period from refocus to refocus, share of focus, answers, memory."""
     return [
         (
             f"{int(tokens):,}",
             f"{arm['p50_ms']:.2f}",
             f"{arm['p50_ratio']:.3f}",
-            f"{arm['block_ms']:.1f}",
-            f"{arm['block_ratio']:.3f}",
+            f"{arm['period_ms']:.1f}",
+            f"{arm['period_ratio']:.3f}",
             f"{arm['refocus_share']:.1%}",
             str(arm["positions"]),
             f"{told['answers'][tokens]['right']}/{told['answers'][tokens]['asked']}",
@@ -53,7 +53,7 @@ def _print(told: dict[str, Any]) -> None:
     console.print(on_one_line(told["machine"]))
     console.print(on_one_line(told["config"]))
     table = plain_table(
-        "tokens of history", "p50 ms a token", "ratio", "ms a block, focus included", "ratio", "focus",
+        "tokens of history", "p50 ms a token", "ratio", "ms a period, focus included", "ratio", "focus",
         "positions", "oldest facts", "ms an answer", "own MiB",
     )  # fmt: skip
     for row in length_rows(told):
