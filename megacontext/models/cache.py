@@ -7,12 +7,38 @@ writer; one cache belongs to one decoding. Deliberately knows nothing of windows
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from megacontext.errors import ShapeError
 from megacontext.models.config import GPTConfig
+from megacontext.models.windows import Sight, sight
+
+
+class EntryCache(Protocol):
+    """What our GPT reads from and writes to in one forward pass: see `KVCache`."""
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def room(self) -> int: ...
+
+    length: int
+
+    def has_room(self, batch: int, entries: int) -> bool: ...
+
+    def sight(self, window: int | None, entries: int, padding: Tensor | None) -> Sight: ...
+
+    def last(self) -> tuple[Tensor, Tensor | None] | None: ...
+
+    def remember(self, givers: Tensor, is_token: Tensor | None) -> None: ...
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor, first: int) -> tuple[Tensor, Tensor]: ...
+
+    def count(self, entries: int) -> None: ...
 
 
 @dataclass
@@ -67,6 +93,14 @@ class KVCache:
         stop = self.length + entries
         self.allowed[:, self.length : stop] = True if padding is None else ~padding
         return self.allowed[:, :stop]
+
+    def sight(self, window: int | None, entries: int, padding: Tensor | None) -> Sight:
+        """What the next `entries` see, those that it holds and themselves; marks the ones of `padding`, (B, W)."""
+        return sight(window, self.length, entries, self.mark(entries, padding), self.keys[0].device)
+
+    def count(self, entries: int) -> None:
+        """The model has gone through all layers: so many more entries are held."""
+        self.length += entries
 
     def remember(self, givers: Tensor, is_token: Tensor | None) -> None:
         """Keep of the next entries (B, W, E) what smear passes on; `is_token` bool (B, W, 1), None when all are."""

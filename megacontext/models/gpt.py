@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from megacontext.attention.rotary import rotary_tables
 from megacontext.errors import ShapeError
 from megacontext.models.base import NO_TOKEN
-from megacontext.models.cache import KVCache
+from megacontext.models.cache import EntryCache, KVCache
 from megacontext.models.config import GPTConfig
 from megacontext.models.dialect import DIALECTS, SMEAR_CHANNELS
 from megacontext.models.layers import Attention, Block, ValueEmbedding, has_value_embedding
@@ -110,7 +110,7 @@ class GPT(nn.Module):
         *,
         ids: Tensor | None = None,
         padding: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: EntryCache | None = None,
     ) -> Tensor:
         """Hidden states (B, W, E), normed and ready for `unembed`.
 
@@ -144,7 +144,7 @@ class GPT(nn.Module):
             if layer == self.config.n_layer // 2:
                 middle = x
         if cache is not None:
-            cache.length += entries
+            cache.count(entries)
         if self.dialect.backout and middle is not None:
             x = torch.addcmul(x, self.backout_lambda, middle, value=-1)
         return rms_norm(x)
@@ -161,7 +161,7 @@ class GPT(nn.Module):
         positions: Tensor,
         ids: Tensor | None,
         padding: Tensor | None,
-        cache: KVCache | None,
+        cache: EntryCache | None,
     ) -> None:
         """Raises ShapeError, before anything is written to a cache."""
         context = embeddings.shape[:2]
@@ -186,7 +186,7 @@ class GPT(nn.Module):
                 f"of {entries} entries on top of {cache.length}; reserve a larger one"
             )
 
-    def _smear(self, x: Tensor, any_token: bool, is_token: Tensor | None, cache: KVCache | None) -> Tensor:
+    def _smear(self, x: Tensor, any_token: bool, is_token: Tensor | None, cache: EntryCache | None) -> Tensor:
         """Give each token a gated share of the token directly before it; a gist neither gives nor takes."""
         past, past_is_token = (cache and cache.last()) or (None, None)
         taker, giver = x if past is not None else x[:, 1:], x[:, :-1]
@@ -211,15 +211,13 @@ class GPT(nn.Module):
         return smeared if past is not None else torch.cat((x[:, :1], smeared), dim=1)
 
     def _sights(
-        self, entries: int, padding: Tensor | None, cache: KVCache | None, device: torch.device
+        self, entries: int, padding: Tensor | None, cache: EntryCache | None, device: torch.device
     ) -> dict[int | None, Sight]:
         """What the layers see, by the length of their window."""
-        past = 0 if cache is None else cache.length
         if cache is not None:
-            allowed = cache.mark(entries, padding)
-        else:
-            allowed = None if padding is None else ~padding
-        return {window: sight(window, past, entries, allowed, device) for window in self._lengths}
+            return {window: cache.sight(window, entries, padding) for window in self._lengths}
+        allowed = None if padding is None else ~padding
+        return {window: sight(window, 0, entries, allowed, device) for window in self._lengths}
 
 
 def _token_mask(ids: Tensor | None, batch: int, entries: int, device: torch.device) -> Tensor | None:

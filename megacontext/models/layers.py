@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megacontext.attention.rotary import rotate
-from megacontext.models.cache import KVCache
+from megacontext.models.cache import EntryCache
 from megacontext.models.dialect import Dialect
 from megacontext.models.pointwise import rms_norm, squared_relu
 from megacontext.models.windows import Sight
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         tables: tuple[Tensor, Tensor],
         sight: Sight,
         value_embedding: ValueEmbedding | None,
-        cache: KVCache | None,
+        cache: EntryCache | None,
     ) -> Tensor:
         """x (B, W, E), normed -> (B, W, E)."""
         batch, entries, _ = x.shape
@@ -115,7 +115,7 @@ class Block(nn.Module):
         tables: tuple[Tensor, Tensor],
         sight: Sight,
         value_embedding: ValueEmbedding | None,
-        cache: KVCache | None,
+        cache: EntryCache | None,
     ) -> Tensor:
         """x (B, W, E) -> (B, W, E)."""
         x = x + self.attn(rms_norm(x), tables, sight, value_embedding, cache)

@@ -48,3 +48,14 @@ def sight(window: int | None, past: int, entries: int, allowed: Tensor | None, d
         # A padded query sees itself, so that its softmax has something to sum; nobody reads the result.
         mask = (mask & allowed[:, None, None, first:]) | (key == query)
     return Sight(first, mask, causal=False)
+
+
+def sight_of_rows(window: int | None, lengths: list[int], at: Tensor) -> Sight:
+    """Sight of one query a row, behind rows of these `lengths`; `at` is the same as a tensor, int64 (B,)."""
+    stop = max(lengths) + 1
+    first = 0 if window is None else max(0, min(lengths) - window)
+    key = torch.arange(first, stop, device=at.device)[None, :]
+    mask = key <= at[:, None]
+    if window is not None:
+        mask &= key >= at[:, None] - window
+    return Sight(first, mask[:, None, None], causal=False)

@@ -51,12 +51,25 @@ class ReadReport:
         return self.reused / self.rows if self.rows else 0.0
 
 
-class ContextCache:
-    """Keys and values for readings of at most `room` positions, one after the other."""
+@dataclass(frozen=True)
+class NextToken:
+    """A token behind what a cache holds."""
 
-    def __init__(self, base: BaseModel, block_size: int, room: int):
+    token: int
+    number: int
+    """Which of the history it is."""
+    position: float
+
+
+class ContextCache:
+    """Keys and values for readings of at most `room` positions, one after the other.
+
+    They lie in `cache`, which is reserved unless it is given: empty, with that much room for one decoding.
+    """
+
+    def __init__(self, base: BaseModel, block_size: int, room: int, cache: Cache | None = None):
         self._base, self._block_size, self._room = base, block_size, room
-        self._cache: Cache = base.reserve(1, room)
+        self._cache = base.reserve(1, room) if cache is None else cache
         self._rows = Rows(*(np.zeros(0, dtype=kind) for kind in (np.int64, np.int64, np.float64)))
         self._ids = np.zeros(0, dtype=np.int64)
         """int64 (W,): the id of each row that is a token, NO_TOKEN or CACHED for a gist."""
@@ -109,19 +122,27 @@ class ContextCache:
         return ReadReport(hidden, count, kept, computed)
 
     @torch.inference_mode()
-    def step(self, token: int, number: int, position: float) -> Tensor:
-        """Read one more token, the `number`-th of the history; its hidden state (1, E). Raises ShapeError if full."""
+    def step(self, step: NextToken) -> Tensor:
+        """Read one more token; its hidden state (1, E). Raises ShapeError if full."""
+        self.check_room()
+        with self._nothing_half_read():
+            hidden = self._forward(np.array([step.token]), np.array([step.position]), None)
+        self.note(step)
+        return hidden
+
+    def check_room(self) -> None:
+        """Raises ShapeError where one more token has no room."""
         if len(self) == self._room:
             raise ShapeError(f"a cache of {self._room} positions is full; read a smaller context first")
-        with self._nothing_half_read():
-            hidden = self._forward(np.array([token]), np.array([position]), None)
+
+    def note(self, step: NextToken) -> None:
+        """Its keys and values have been written behind those that are held: from now on they are held too."""
         self._rows = Rows(
             np.append(self._rows.lod, 0),
-            np.append(self._rows.index, number),
-            np.append(self._rows.position, position),
+            np.append(self._rows.index, step.number),
+            np.append(self._rows.position, step.position),
         )
-        self._ids = np.append(self._ids, token)
-        return hidden
+        self._ids = np.append(self._ids, step.token)
 
     def _same_start(self, rows: Rows, ids: np.ndarray) -> int:
         """How many leading rows are held as a reading has them: node, position, kind, and of a token its id.

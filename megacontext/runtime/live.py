@@ -12,7 +12,7 @@ What is said does not depend on how it is asked for: token by token, in one stre
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,20 @@ import torch
 from megacontext.errors import BudgetError, ConfigError, ShapeError
 from megacontext.focus import NO_RULES, AllocatorState, FocusStep, Rules, WorkingContext, fit, refocus
 from megacontext.focus.state import edited_node
-from megacontext.runtime.context_cache import ContextCache, ReadReport
+from megacontext.runtime.context_cache import ContextCache, NextToken, ReadReport
 from megacontext.runtime.explain import EntryExplanation, explain
-from megacontext.runtime.generation import check_drawing, check_ids, draw
+from megacontext.runtime.generation import check_drawing, check_ids
 from megacontext.runtime.layout import LAYOUTS, context_room, most_rows
 from megacontext.runtime.live_state import LiveState, read_state, write_state
 from megacontext.runtime.session import Session
+from megacontext.runtime.speech import Manner, Speech
 from megacontext.scoring import Question
 from megacontext.spans import Node, node_span
 from megacontext.telemetry import NullTelemetry, Telemetry
 
 _KEPT_EDITS = 16
 """How many of the last edits of a node are remembered."""
+_NOTHING = np.zeros(0, dtype=np.int32)
 _MOVED_BY_A_QUESTION = ("context", "allocator", "edits", "covered", "refocused", "_numbers", "_focused_at")
 
 
@@ -124,9 +126,7 @@ class LiveSession:
         self._focused_at = 0
         """Length of the history at the last refocus."""
         self._revision = self.memory.revision
-        self._said: list[int] = []
-        """What was said and is not in the memory yet."""
-        self._speech: Generator[int] | None = None
+        self._speech: Speech | None = None
         self._before: dict[str, Any] | None = None
         """Where the session was before a question, until it goes on."""
         if self.memory.num_tokens:
@@ -142,9 +142,9 @@ class LiveSession:
         """
         self._go_on()
         self.session.observe(heard if isinstance(heard, str) else self._checked(heard))
-        self._catch_up()
+        self.catch_up()
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Take what has come into the context; refocus if it finished enough blocks or needs room."""
         size, num_tokens = self.memory.block_size, self.memory.num_tokens
         if num_tokens // size - self._focused_at // size < self.config.refocus_blocks:
@@ -289,7 +289,26 @@ class LiveSession:
         else. Raises ConfigError for an empty history, a memory that is only read or options out of range, before the
         first token is asked for.
         """
-        check_drawing(max_tokens, temperature, top_k, 0)
+        speech = self.speak(
+            Manner(max_tokens=max_tokens, temperature=temperature, top_k=top_k, stop_ids=frozenset(stop_ids))
+        )
+        return self._spoken(speech)
+
+    def _spoken(self, speech: Speech) -> Iterator[int]:
+        try:
+            speech.begin()
+            while speech.hidden is not None:
+                token = speech.draw(self._logits(speech.hidden))
+                if token is None:
+                    return
+                yield token
+                speech.go_on()
+        finally:
+            # Also where the caller stops listening: what was said is remembered.
+            speech.close()
+
+    def speak(self, manner: Manner) -> Speech:
+        """A speech that has not begun; for those who let several sessions speak side by side. Raises as `generate`."""
         if not self.memory.writable:
             raise ConfigError(
                 f"speaking needs a memory opened with writable=True, {self.memory.history.label} is open for reading; "
@@ -298,35 +317,8 @@ class LiveSession:
         if not self.memory.num_tokens:
             raise ConfigError("a history of nothing has no continuation; observe something first")
         self._go_on()
-        self._speech = self._generate(max_tokens, temperature, top_k, frozenset(stop_ids))
+        self._speech = Speech(self, manner)
         return self._speech
-
-    def _generate(
-        self, max_tokens: int, temperature: float, top_k: int, stop_ids: frozenset[int]
-    ) -> Generator[int]:
-        self._catch_up()
-        hidden = self._read(np.zeros(0, dtype=np.int32))
-        number = self.context.num_tokens
-        try:
-            for left in reversed(range(max_tokens)):
-                token = draw(self._logits(hidden), temperature, top_k, self.chance)
-                if token in stop_ids:
-                    return
-                self._said.append(token)
-                number += 1
-                yield token
-                if not left:
-                    return
-                if number % self.memory.block_size and self.memory.revision == self._revision:
-                    hidden = self._step(token, number - 1)
-                else:
-                    self._remember()
-                    self._catch_up()
-                    hidden = self._read(np.zeros(0, dtype=np.int32))
-        finally:
-            # Also where the caller stops listening: what was said is remembered.
-            self._remember()
-            self.context = self.context.extend(self.memory.num_tokens)
 
     def ask(
         self, question: str | np.ndarray, *, max_tokens: int = 12, stop_ids: Collection[int] | None = None
@@ -348,7 +340,7 @@ class LiveSession:
         self._go_on()
         self._before = {name: vars(self)[name] for name in _MOVED_BY_A_QUESTION}
         self._refocus(prompt, max_tokens)
-        hidden, number = self._read(prompt), self.context.num_tokens + len(prompt)
+        hidden, number = self.read(prompt), self.context.num_tokens + len(prompt)
         answer: list[int] = []
         while len(answer) < max_tokens:
             token = int(self._logits(hidden).argmax())
@@ -356,14 +348,19 @@ class LiveSession:
                 break
             answer.append(token)
             if len(answer) < max_tokens:
-                hidden = self._step(token, number)
+                hidden = self.cache.step(self.next_token(token, number))
                 number += 1
         return answer
 
-    def _read(self, prompt: np.ndarray) -> torch.Tensor:
-        """Bring the cache to the context and the prompt behind it; the last hidden state (1, E)."""
+    @property
+    def is_as_read(self) -> bool:
+        """Whether the memory has been neither forgotten in nor given other gists since it was read."""
+        return self.memory.revision == self._revision
+
+    def read(self, prompt: np.ndarray = _NOTHING) -> torch.Tensor:
+        """Bring the cache to the context and the prompt (P,) behind it; the last hidden state (1, E)."""
         reading = self.session.read(self.context, prompt, layout=self.config.layout, covered=self.covered)
-        if self.memory.revision != self._revision:
+        if not self.is_as_read:
             # Something was forgotten or a gist version came: what was read is not what is there.
             self.cache.clear()
             self._revision = self.memory.revision
@@ -389,14 +386,14 @@ class LiveSession:
         """Of a hidden state (1, E): float32 (V,), on the CPU, where equal seeds draw equal tokens on any device."""
         return self.base.unembed(hidden[0]).cpu()
 
-    def _step(self, token: int, number: int) -> torch.Tensor:
+    def next_token(self, token: int, number: int) -> NextToken:
+        """`token` as the `number`-th of the history, behind what the cache holds."""
         by_place = self.session.bundle.config.positions == "context"
-        return self.cache.step(token, number, float(len(self.cache) if by_place else number))
+        return NextToken(token, number, float(len(self.cache) if by_place else number))
 
-    def _remember(self) -> None:
-        if self._said:
-            self.memory.append(np.array(self._said, dtype=np.int32))
-            self._said.clear()
+    def share(self, cache: ContextCache) -> None:
+        """Read into `cache` from now on, an empty one with room for the budget."""
+        self.cache = cache
 
     def explain(self) -> list[EntryExplanation]:
         """Why each entry of the context has its level, and what the model saw, in time order."""
@@ -411,7 +408,8 @@ class LiveSession:
 
         May be called while the session speaks; a question that was asked last is not part of it.
         """
-        self._remember()
+        if self._speech is not None:
+            self._speech.save()
         self.memory.sync()
         now = vars(self) | (self._before or {})
         state = LiveState(

@@ -13,7 +13,7 @@ from megacontext.errors import ShapeError
 from megacontext.focus import Edit, WorkingContext
 from megacontext.models.base import NO_TOKEN
 from megacontext.models.entries import CacheEntries, entry_width, put_entries
-from megacontext.runtime.context_cache import ContextCache
+from megacontext.runtime.context_cache import ContextCache, NextToken
 from megacontext.runtime.layout import Rows
 from megacontext.runtime.reading import Reading, read
 from megacontext.tree import Identity, Memory
@@ -96,7 +96,7 @@ def test_both_kinds_of_gists_in_any_order_read_on_top_of_anything_are_read_as_ro
         assert report.computed == reading.cost - before - put
         torch.testing.assert_close(report.hidden, row_by_row(base, reading), atol=1e-5, rtol=0)
         for step in range(steps):
-            cache.step(step, step, float(len(cache)))
+            cache.step(NextToken(step, step, float(len(cache))))
 
 
 def held(reading):
@@ -166,11 +166,11 @@ def test_a_reading_that_broke_off_leaves_what_was_true(breaks_at, base, monkeypa
     calls.clear()
     if breaks_at == 1:
         with pytest.raises(RuntimeError, match="power cut"):
-            cache.step(9, 4, 4.0)
+            cache.step(NextToken(9, 4, 4.0))
     monkeypatch.undo()
     # A step goes on from what is held, not from what was half read.
     on_top = reading_of(base, [TOKEN] * 5, [0, 1, 2, 3, 9])
-    torch.testing.assert_close(cache.step(9, 4, 4.0), row_by_row(base, on_top), atol=1e-5, rtol=0)
+    torch.testing.assert_close(cache.step(NextToken(9, 4, 4.0)), row_by_row(base, on_top), atol=1e-5, rtol=0)
     torch.testing.assert_close(cache.read(other).hidden, row_by_row(base, other), atol=1e-5, rtol=0)
 
 
@@ -194,7 +194,7 @@ def test_keys_and_values_of_another_model_are_refused_and_take_nothing_away(base
         cache.read(foreign)
     assert len(cache) == 2
     on_top = reading_of(base, [TOKEN] * 3, [0, 1, 8])
-    torch.testing.assert_close(cache.step(8, 2, 2.0), row_by_row(base, on_top), atol=1e-5, rtol=0)
+    torch.testing.assert_close(cache.step(NextToken(8, 2, 2.0)), row_by_row(base, on_top), atol=1e-5, rtol=0)
 
 
 def test_forgetting_everything_leaves_an_empty_cache_that_reads_as_new(base):
@@ -268,7 +268,10 @@ def test_a_model_of_others_reads_on_top_of_what_is_kept_as_anew(name):
         fresh = ContextCache(base, K, 120)
         torch.testing.assert_close(report.hidden, fresh.read(reading).hidden, atol=2e-5, rtol=0)
         torch.testing.assert_close(
-            cache.step(5, 0, float(count)), fresh.step(5, 0, float(count)), atol=2e-5, rtol=0
+            cache.step(NextToken(5, 0, float(count))),
+            fresh.step(NextToken(5, 0, float(count))),
+            atol=2e-5,
+            rtol=0,
         )
 
 

@@ -9,7 +9,7 @@ from toys import K, ids_of, model_config, random_bundle
 
 from megacontext.errors import ShapeError
 from megacontext.focus import Edit, WorkingContext
-from megacontext.runtime.context_cache import ContextCache
+from megacontext.runtime.context_cache import ContextCache, NextToken
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.layout import context_room, lay_out, opened_gists
 from megacontext.runtime.reading import read
@@ -65,7 +65,7 @@ def test_reading_on_top_of_what_is_kept_is_reading_anew(turns, layout, policy, p
         fresh = ContextCache(bundle.base, K, ROOM).read(reading)
         torch.testing.assert_close(report.hidden, fresh.hidden, atol=1e-5, rtol=0)
         for step in range(steps):
-            cache.step(step + 1, context.num_tokens + 3 + step, float(len(cache)))
+            cache.step(NextToken(step + 1, context.num_tokens + 3 + step, float(len(cache))))
 
 
 def test_a_stale_row_would_be_noticed(parts):
@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_refused_and_the_cache_stays_usable(parts):
     with pytest.raises(ShapeError, match="a reading must have 1 to 40 positions to be cached, got 72"):
         cache.read(read(WorkingContext.raw(70, K), memory, ids_of(2), "context"))
     for _ in range(40 - len(cache)):
-        cache.step(1, 702, float(len(cache)))
+        cache.step(NextToken(1, 702, float(len(cache))))
     with pytest.raises(ShapeError, match="a cache of 40 positions is full"):
-        cache.step(1, 702, 40.0)
+        cache.step(NextToken(1, 702, 40.0))
     torch.testing.assert_close(cache.read(small).hidden, honest, atol=1e-5, rtol=0)

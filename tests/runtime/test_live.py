@@ -276,7 +276,7 @@ def test_no_later_token_reaches_an_earlier_hidden_state(changed, bundle, encoder
             live = live_over(bundle, encoder, 0, 64, layout=layout)
             live.observe(ids[:changed])
             with torch.inference_mode():
-                before = base.unembed(live._read(ids[:0]))
+                before = base.unembed(live.read(ids[:0]))
             live.observe(ids[changed:])
             states.append(before)
         assert torch.equal(*states)

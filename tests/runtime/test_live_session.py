@@ -262,7 +262,7 @@ def test_after_forgetting_a_session_reads_what_a_new_one_would(layout, bundle, e
     speech.close()
     fresh.context, fresh.covered = live.context, live.covered
     nothing = np.zeros(0, dtype=np.int32)
-    assert np.allclose(live._read(nothing), fresh._read(nothing), atol=1e-5)
+    assert np.allclose(live.read(nothing), fresh.read(nothing), atol=1e-5)
 
 
 def test_forgetting_without_new_gists_is_a_sentence_and_what_was_said_is_kept(bundle, encoder):
