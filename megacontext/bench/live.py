@@ -26,6 +26,7 @@ from megacontext.bench.measuring import KNOWS_MEMORY, held_kib, run_apart, sprea
 from megacontext.corpus.book import load_book
 from megacontext.errors import ConfigError
 from megacontext.progress import Progress
+from megacontext.runtime.batch import LiveBatch
 from megacontext.runtime.bundle import Bundle, model_folder
 from megacontext.runtime.context_cache import ContextCache
 from megacontext.runtime.encoding import BundleEncoder
@@ -64,13 +65,15 @@ class LiveBenchConfig:
     """Facts in the first few thousand tokens of every history."""
     rounds: int = 12
     """Periods decoded at each length, of the blocks between two refocuses."""
+    together: tuple[int, ...] = (2, 4, 8)
+    """How many sessions speak side by side."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.tokens or min(self.tokens) < 8_192 or min(self.rounds, self.needles) < 1:
+        if not self.tokens or min(self.tokens) < 8_192 or min(self.rounds, self.needles, *self.together) < 1:
             raise ConfigError(
-                "the live bench needs histories of at least 8,192 tokens, and rounds and needles of at least 1, got "
-                f"{self.tokens}, {self.rounds} and {self.needles}; raise them"
+                "the live bench needs histories of at least 8,192 tokens, and rounds, needles and sessions of at least "
+                f"1, got {self.tokens}, {self.rounds}, {self.needles} and {self.together}; raise them"
             )
 
 
@@ -91,6 +94,8 @@ def bench_live(config: LiveBenchConfig, model: str, say: Callable[[str], None]) 
             told["decode"] = decoding(config, bundle, memories)
             say("answering")
             told["answers"] = answering(config, bundle, memories, planted)
+            say("side by side")
+            told["together"] = side_by_side(config, bundle, memories[min(memories)])
             say("reuse across refocuses")
             told["reuse"] = {
                 f"{layout}, {what}": measure(config, bundle, memories[max(memories)], planted, layout)
@@ -162,6 +167,41 @@ def answering(
             "right": right,
             "asked": len(planted.questions),
             "answer_ms": statistics.median(answer_ms),
+        }
+    return told
+
+
+def side_by_side(config: LiveBenchConfig, bundle: Bundle, memory: Memory) -> dict[str, Any]:
+    """Milliseconds a token of several sessions, each over a history of its own, spoken together and one by one."""
+    encoder, ids = BundleEncoder(bundle), memory.tokens(0, memory.num_tokens)
+
+    def opened(count: int) -> list[LiveSession]:
+        sessions = []
+        for number in range(count):
+            own = Memory.create(None, encoder.identity(), encoder)
+            own.append(ids[: len(ids) - 37 * number])
+            sessions.append(_live(bundle, own, config))
+        return sessions
+
+    period = bundle.config.block_size * LiveConfig().refocus_blocks
+    told = {}
+    for count in config.together:
+        batch, alone = LiveBatch(opened(count)), opened(count)
+        together_ms, alone_ms = [], []
+        said: list[list[int | None]] = []
+        for _ in range(max(2, config.rounds // 2)):
+            began = time.perf_counter()
+            said = list(batch.generate(period))
+            together_ms.append(1000 * (time.perf_counter() - began) / (count * period))
+            began = time.perf_counter()
+            each = [list(live.generate(period)) for live in alone]
+            alone_ms.append(1000 * (time.perf_counter() - began) / (count * period))
+            assert [list(row) for row in zip(*said, strict=True)] == each, "together they say something else"
+        ratios = [one / both for one, both in zip(alone_ms, together_ms, strict=True)]
+        told[str(count)] = {
+            "together_ms": statistics.median(together_ms),
+            "alone_ms": statistics.median(alone_ms),
+            **spread("speedup", ratios),
         }
     return told
 

@@ -59,6 +59,12 @@ def _print(told: dict[str, Any]) -> None:
     for row in length_rows(told):
         table.add_row(*row)
     console.print(table)
+    beside = plain_table("sessions", "ms a token, side by side", "ms, one by one", "gain (least to most)")
+    for count, arm in told["together"].items():
+        beside.add_row(
+            count, f"{arm['together_ms']:.2f}", f"{arm['alone_ms']:.2f}", spread(arm, "speedup", ".2f")
+        )
+    console.print(beside)
     kept = plain_table(
         "layout", "rows", "reused", "ms, kept", "ms, anew", "of means", "anew over kept (least to most)"
     )
