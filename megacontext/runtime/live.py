@@ -51,8 +51,9 @@ class LiveConfig:
     question_tokens: int = 32
     """How many of the last tokens stand for the question while nobody asks one."""
     slack: float = 0.25
-    """Share of the budget that is given up at once when tokens that have come need room: the keys and values behind a
-    fold have to be made again, so folding is done seldom and together."""
+    """Share of the budget that is given up at once when tokens that have come need room, and left to those that come:
+    the keys and values behind a fold have to be made again, so folding is done seldom and together. A question may
+    use it all."""
     cover_lag: float = 0.5
     """How far the covered part of a cover-first layout may fall behind, in budgets, before it is renewed."""
     max_steps: int = 4
@@ -109,6 +110,7 @@ class LiveSession:
                 f"the budget of a session that goes on must hold a block of {self.memory.block_size} tokens that was "
                 f"read and one that is said, {least} positions, got {self.budget}; raise focus.budget"
             )
+        self._slack = int(self.config.slack * self.budget)
         self.context = WorkingContext.raw(0, self.memory.block_size)
         self.allocator = AllocatorState()
         self.cache = ContextCache(self.base, self.memory.block_size, self.budget)
@@ -212,6 +214,9 @@ class LiveSession:
         score = self.session.scorer(self.config.scorer or None).ask(
             Question(number=number, ids=self._question(prompt), excluded=self.rules.excluded)
         )
+        if prompt is None:
+            # What was given up at once is for tokens that come: opened again, it would be given up again with the next.
+            room = max(fitted.cost, room - self._slack)
         steps = refocus(
             fitted,
             score,
@@ -236,9 +241,8 @@ class LiveSession:
     def _fitted(self, context: WorkingContext, room: int, protect: int) -> WorkingContext:
         """The context within `room`; if it is not, with the slack on top, as far as there is something to give up."""
         if context.cost > room:
-            target = room - int(self.config.slack * self.budget)
             try:
-                return fit(context, target, protect_recent_tokens=protect, rules=self.rules)
+                return fit(context, room - self._slack, protect_recent_tokens=protect, rules=self.rules)
             except BudgetError:
                 pass  # pinned spans and the cover leave no slack
         return fit(context, room, protect_recent_tokens=protect, rules=self.rules)
