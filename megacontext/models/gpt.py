@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megacontext.attention.rotary import rotary_tables
+from megacontext.attention.rotary import rotary_tables, rotate
 from megacontext.errors import ShapeError
 from megacontext.models.base import NO_TOKEN
 from megacontext.models.cache import EntryCache, KVCache
@@ -154,6 +154,41 @@ class GPT(nn.Module):
         # Rows of padding are left out before the product, so that its result is whole and can be capped in place.
         weight = self.lm_head.weight[: self.config.vocab_size]
         return cap(F.linear(hidden, weight).float(), self.dialect.softcap)
+
+    # Entries that are keys and values: see `models.entries.HoldsEntries`.
+
+    @property
+    def entry_shape(self) -> tuple[int, int, int]:
+        """L, Hkv, D: layers, key/value heads, head width."""
+        return self.config.n_layer, self.config.n_kv_head, self.config.head_dim
+
+    def turn(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """Keys (..., D) rotated on by positions (...), in tokens."""
+        one_by_one = keys.reshape(1, -1, 1, keys.shape[-1])
+        tables = rotary_tables(positions.reshape(1, -1), keys.shape[-1], self.dialect.rope_base)
+        return rotate(one_by_one, tables).view(keys.shape)
+
+    def cached(self, cache: KVCache, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (L, B, n, Hkv, D) of entries [start, stop) of a cache."""
+        keys, values = (
+            torch.stack([layer[:, start:stop] for layer in one]) for one in (cache.keys, cache.values)
+        )
+        return keys, values
+
+    def append_cached(self, cache: KVCache, keys: Tensor, values: Tensor) -> None:
+        """Write keys and values (L, B, n, Hkv, D) behind what a cache holds. They have no part in smear."""
+        _, batch, count, _, _ = keys.shape
+        for layer, (own_keys, own_values) in enumerate(zip(keys, values, strict=True)):
+            cache.extend(layer, own_keys, own_values, first=cache.length)
+        cache.mark(count, None)
+        if self.dialect.smear:
+            nothing = keys.new_zeros(batch, count, self.width)
+            cache.remember(nothing, torch.zeros(batch, count, 1, dtype=torch.bool, device=keys.device))
+        cache.count(count)
+
+    def origin(self, cache: KVCache, positions: Tensor) -> Tensor:
+        """Positions are counted from the beginning of time, in float64."""
+        return positions.new_zeros(1, 1)
 
     def _check(
         self,

@@ -23,9 +23,7 @@ from torch import Tensor
 
 from megacontext.errors import ShapeError
 from megacontext.models.base import NO_TOKEN, BaseModel, Cache
-from megacontext.models.cache import KVCache
-from megacontext.models.entries import CacheEntries, put_entries
-from megacontext.models.gpt import GPT
+from megacontext.models.entries import CacheEntries, HoldsEntries, put_entries
 from megacontext.runtime.layout import Rows
 from megacontext.runtime.reading import Reading
 
@@ -189,9 +187,10 @@ class ContextCache:
 
     def _put(self, reading: Reading, start: int, stop: int) -> None:
         base, cache = self._base, self._cache
-        if not isinstance(base, GPT) or not isinstance(cache, KVCache):
+        if not isinstance(base, HoldsEntries):
             raise ShapeError(
-                f"gists that are keys and values need our own GPT, got {type(base).__name__}; use embedding gists"
+                f"gists that are keys and values need a model that holds entries, got {type(base).__name__}; use "
+                "embedding gists"
             )
         inside = (reading.cached_slots >= start) & (reading.cached_slots < stop)
         vectors = torch.from_numpy(reading.cached[inside]).to(base.device)[None]

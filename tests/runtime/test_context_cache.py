@@ -286,8 +286,8 @@ def embedded_reading(base, kinds, contents):
     return Reading(ids, slots, gists, rows.position, rows)
 
 
-def test_a_model_of_others_takes_no_keys_and_values_and_says_so():
-    base = base_of("llama")
+def test_a_model_without_rotary_positions_takes_no_keys_and_values_and_says_so():
+    base = base_of("gpt2")
     cache = ContextCache(base, K, 20)
     plain = embedded_reading(base, np.array([TOKEN] * 5), np.arange(5))
     honest = cache.read(plain).hidden
@@ -296,7 +296,9 @@ def test_a_model_of_others_takes_no_keys_and_values_and_says_so():
         Rows(np.array([0, 0, 1, 0]), np.array([7, 8, 0, 3]), np.arange(4.0)),
         np.array([2]), np.zeros((1, 8), np.float32),
     )  # fmt: skip
-    with pytest.raises(ShapeError, match="need our own GPT, got HuggingFaceBase; use embedding gists"):
+    with pytest.raises(
+        ShapeError, match="need plain rotary positions, the same in every layer, GPT2LMHeadModel"
+    ):
         cache.read(mixed)
     assert len(cache) == 0
     torch.testing.assert_close(cache.read(plain).hidden, honest, atol=1e-5, rtol=0)

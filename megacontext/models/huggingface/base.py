@@ -139,6 +139,52 @@ class HuggingFaceBase(nn.Module):
         logits = self.head(hidden).float()
         return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
 
+    # Entries that are keys and values: see `models.entries.HoldsEntries`.
+
+    @property
+    def entry_shape(self) -> tuple[int, int, int]:
+        """L, Hkv, D: layers, key/value heads, head width. Raises ShapeError for positions that no turn can change."""
+        config = self.config
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        if not (self._rotary and self._countable) or len(_rope_tables(config)) > 1:
+            raise ShapeError(
+                "entries that are keys and values need plain rotary positions, the same in every layer, "
+                f"{self._name} has others; use gists that are embeddings"
+            )
+        return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, width
+
+    def turn(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """Keys (..., D) rotated on by positions (...), in tokens."""
+        rotary = self.decoder.rotary_emb
+        # Some families scale their tables; a turn changes no lengths.
+        cos, sin = (
+            table.view(keys.shape) / rotary.attention_scaling
+            for table in rotary(keys, positions.reshape(1, -1).float())
+        )
+        first, second = keys.chunk(2, dim=-1)
+        return (keys * cos + torch.cat((-second, first), dim=-1) * sin).to(keys.dtype)
+
+    def cached(self, cache: Any, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (L, B, n, Hkv, D) of entries [start, stop) of a cache."""
+        return tuple(
+            torch.stack([getattr(layer, name)[:, :, start:stop].transpose(1, 2) for layer in cache.layers])
+            for name in ("keys", "values")
+        )
+
+    def append_cached(self, cache: Any, keys: Tensor, values: Tensor) -> None:
+        """Write keys and values (L, B, n, Hkv, D) behind what a cache holds."""
+        past, kind = cache.length, self._table.dtype
+        for layer, own_keys, own_values in zip(cache.layers, keys.to(kind), values.to(kind), strict=True):
+            layer.update(own_keys.transpose(1, 2), own_values.transpose(1, 2))
+        cache.allowed[:, past : cache.length] = True
+
+    def origin(self, cache: Any, positions: Tensor) -> Tensor:
+        """Where a cache counts positions from, (B or 1, 1): for an empty one, the last of `positions`."""
+        if cache.origin is None:
+            cache.origin = positions.max(dim=1, keepdim=True).values.floor().expand(cache.batch, 1)
+        return cache.origin
+
     def _position_ids(self, positions: Tensor, origin: Tensor) -> Tensor:
         """Positions (B, W) as the decoder takes them."""
         if self._rotary:

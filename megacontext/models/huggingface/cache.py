@@ -70,6 +70,20 @@ class ReservedCache(Cache):
         """How many entries it holds."""
         return self.layers[0].length
 
+    @property
+    def batch(self) -> int:
+        """Rows that it was reserved for."""
+        return self.allowed.shape[0]
+
+    @property
+    def room(self) -> int:
+        """Entries that it was reserved for."""
+        return self.allowed.shape[1]
+
+    def has_room(self, batch: int, entries: int) -> bool:
+        """Whether `entries` more fit, in a batch of that size."""
+        return batch == self.batch and self.length + entries <= self.room
+
     def truncate(self, length: int) -> None:
         """Forget all entries from `length` on. Raises ShapeError."""
         if not 0 <= length <= self.length:
