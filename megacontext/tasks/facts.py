@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megacontext.errors import ConfigError
+from megacontext.tasks.splicing import spliced
 from megacontext.tokenizer import Tokenizer
 
 _TITLES = ("Mr", "Mrs", "Miss", "Captain", "Doctor", "Lady")
@@ -287,18 +288,16 @@ def plant(
     places = np.sort(rng.choice(gaps, size=len(owners)))
     values = random_values(rng, len(owners))
 
-    parts: list[np.ndarray] = []
+    said = [
+        tokenizer.encode(state(rng, *keys[owner], value))
+        for owner, value in zip(owners.tolist(), values, strict=True)
+    ]
+    planted, spans = spliced(ids, places, said)
     statements: list[list[Statement]] = [[] for _ in keys]
-    copied = written = 0
-    for owner, place, value in zip(owners.tolist(), places.tolist(), values, strict=True):
-        sentence = tokenizer.encode(state(rng, *keys[owner], value))
-        parts += [ids[copied:place], sentence]
-        start = written + place - copied
-        written, copied = start + len(sentence), place
-        statements[owner].append(Statement(start, written, value))
-    parts.append(ids[copied:])
+    for owner, span, value in zip(owners.tolist(), spans, values, strict=True):
+        statements[owner].append(Statement(span.start, span.stop, value))
     questions = tuple(
-        Question(person, attribute, ask(rng, person, attribute), " " + said[-1].value, tuple(said))
-        for (person, attribute), said in zip(keys, statements, strict=True)
+        Question(person, attribute, ask(rng, person, attribute), " " + made[-1].value, tuple(made))
+        for (person, attribute), made in zip(keys, statements, strict=True)
     )
-    return PlantedHistory(np.concatenate(parts), questions)
+    return PlantedHistory(planted, questions)

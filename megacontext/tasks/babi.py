@@ -1,0 +1,196 @@
+"""A small world told between the sentences of a book: who is where, where a thing is, and where it was before.
+
+After the first three kinds of bAbI (Weston et al. 2015), hidden in a text as BABILong does it (Kuratov et al. 2024).
+Actors walk between rooms, take things and leave them; what they do is told in order, a sentence an event. Asked for is
+
+1. where an actor is: one supporting sentence, the actor's last walk;
+2. where a thing is: two, the last time that it was taken or left and the last walk of who carried it then;
+3. where a thing was before it came to the room where it is: the sentences that place it in both rooms.
+
+The world, its people and its sentences are ours. An answer is a room; it is scored by label sets (`tasks.asked`), so
+guessing scores one in six. The questions have the form that the tiny model knows, the statements have not, and it was
+never trained on an answer of one word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from megacontext.errors import ConfigError
+from megacontext.tasks.asked import Asked, AskedHistory, Background
+from megacontext.tasks.facts import as_prompt
+from megacontext.tokenizer import Tokenizer
+
+KINDS = (1, 2, 3)
+ACTORS = ("Tobias", "Harriet", "Rupert", "Cecily", "Barnaby", "Matilda")
+ROOMS = ("library", "kitchen", "garden", "cellar", "attic", "stable")
+THINGS = ("lantern", "teapot", "fiddle", "basket", "mirror", "saddle")
+_WALKS = (" {actor} went to the {room}.", " {actor} walked into the {room}.", " {actor} came to the {room}.")
+_TAKES = (" {actor} took the {thing}.", " {actor} picked up the {thing}.")
+_LEAVES = (" {actor} left the {thing} there.", " {actor} put down the {thing}.")
+_WALK_SHARE, _TAKE_SHARE = 0.6, 0.25
+_TRIES = 1000
+"""Worlds looked at for one in which enough can be asked: of the default size every one will do for kinds 1 and 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Babi:
+    """Which of the three kinds, and how much happens."""
+
+    kind: int = 1
+    events: int = 40
+    """Sentences that tell what happens."""
+    asks: int = 4
+    """Questions put to one history."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"babi has the kinds 1, 2 and 3, got {self.kind}; choose one of them")
+        if not 1 <= self.asks <= len(ACTORS) or self.events < len(ACTORS) + 4 * self.asks:
+            raise ConfigError(
+                f"babi needs 1 .. {len(ACTORS)} questions and at least {len(ACTORS)} events and 4 more a question, got "
+                f"{self.asks} and {self.events}; ask less or let more happen"
+            )
+
+    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
+        for _ in range(_TRIES):
+            world = told_world(rng, self.events)
+            known = [found for name in _subjects(self.kind) if (found := world.answer(self.kind, name))]
+            if len(known) >= self.asks:
+                break
+        else:
+            raise ConfigError(
+                f"babi found no world of {self.events} events with {self.asks} questions of kind {self.kind}; let "
+                "more happen or ask less"
+            )
+        ids, spans = text.with_sentences(text.draw(rng, self.events), world.told, tokenizer)
+        chosen = [known[which] for which in np.sort(rng.choice(len(known), size=self.asks, replace=False))]
+        questions = tuple(
+            Asked(
+                prompt=as_prompt(found.question),
+                answer=" " + found.room,
+                needed=tuple(spans[at] for at in found.supports),
+                kind=f"kind {self.kind}",
+                labels=ROOMS,
+            )
+            for found in chosen
+        )
+        return AskedHistory(ids, questions)
+
+
+@dataclass(frozen=True)
+class Stay:
+    """That something is in a room, and the events that say so, in order."""
+
+    room: str
+    supports: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A question, its answer, and the events that are needed for it, in order."""
+
+    question: str
+    room: str
+    supports: tuple[int, ...]
+
+
+@dataclass
+class World:
+    """What has been told so far, and what follows from it."""
+
+    told: list[str] = field(default_factory=list)
+    actors: dict[str, Stay] = field(default_factory=dict)
+    carried: dict[str, str] = field(default_factory=dict)
+    """Who carries a thing."""
+    things: dict[str, list[Stay]] = field(default_factory=dict)
+    """The rooms in which a thing was, in order; the supports of a stay are the latest that place it there."""
+
+    def walk(self, actor: str, room: str, sentence: str) -> None:
+        """An actor is in another room, with all that they carry."""
+        event = len(self.told)
+        self.told.append(sentence)
+        self.actors[actor] = Stay(room, (event,))
+        for thing, who in self.carried.items():
+            if who == actor:
+                taken = self.things[thing][-1].supports[0]
+                self._place(thing, Stay(room, (taken, event)))
+
+    def hand(self, actor: str, thing: str, sentence: str, *, takes: bool) -> None:
+        """An actor takes a thing in the room where they are, or leaves it there."""
+        event = len(self.told)
+        self.told.append(sentence)
+        if takes:
+            self.carried[thing] = actor
+        else:
+            del self.carried[thing]
+        here = self.actors[actor]
+        self._place(thing, Stay(here.room, (event, *here.supports)))
+
+    def _place(self, thing: str, stay: Stay) -> None:
+        """The first support of a stay is where the thing changed hands last, the second is that carrier's last walk."""
+        stays = self.things.setdefault(thing, [])
+        if stays and stays[-1].room == stay.room:
+            stays[-1] = stay
+        else:
+            stays.append(stay)
+
+    def answer(self, kind: int, name: str) -> Found | None:
+        """What can be asked of an actor or a thing, None if nothing is known or the question would be ambiguous."""
+        if kind == 1:
+            stay = self.actors.get(name)
+            return None if stay is None else Found(f"Where is {name}?", stay.room, stay.supports)
+        stays = self.things.get(name, [])
+        if kind == 2:
+            if not stays:
+                return None
+            return Found(f"Where is the {name}?", stays[-1].room, tuple(sorted(stays[-1].supports)))
+        rooms = [stay.room for stay in stays]
+        if len(stays) < 2 or rooms.count(rooms[-1]) > 1:
+            return None
+        supports = tuple(sorted({*stays[-2].supports, *stays[-1].supports}))
+        return Found(f"Where was the {name} before it was in the {rooms[-1]}?", rooms[-2], supports)
+
+
+def told_world(rng: np.random.Generator, events: int) -> World:
+    """A world in which first every actor walks somewhere, and then things happen at random."""
+    world = World()
+
+    def pick(names: Sequence[str]) -> str:
+        return names[rng.integers(len(names))]
+
+    for actor in rng.permutation(ACTORS).tolist():
+        _walk(world, pick, actor)
+    while len(world.told) < events:
+        actor, luck = pick(ACTORS), rng.random()
+        here = world.actors[actor].room
+        free = [
+            thing
+            for thing in THINGS
+            if thing not in world.carried
+            and (thing not in world.things or world.things[thing][-1].room == here)
+        ]
+        held = [thing for thing, who in world.carried.items() if who == actor]
+        if luck < _WALK_SHARE:
+            _walk(world, pick, actor)
+        elif luck < _WALK_SHARE + _TAKE_SHARE and free:
+            thing = pick(free)
+            world.hand(actor, thing, pick(_TAKES).format(actor=actor, thing=thing), takes=True)
+        elif luck >= _WALK_SHARE + _TAKE_SHARE and held:
+            thing = pick(held)
+            world.hand(actor, thing, pick(_LEAVES).format(actor=actor, thing=thing), takes=False)
+    return world
+
+
+def _walk(world: World, pick: Callable[[Sequence[str]], str], actor: str) -> None:
+    """Always into another room, so that a walk changes something."""
+    here = world.actors.get(actor)
+    room = pick([room for room in ROOMS if here is None or room != here.room])
+    world.walk(actor, room, pick(_WALKS).format(actor=actor, room=room))
+
+
+def _subjects(kind: int) -> tuple[str, ...]:
+    return ACTORS if kind == 1 else THINGS

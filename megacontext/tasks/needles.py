@@ -1,0 +1,53 @@
+"""The needle grid: facts at even depths, each asked for once, the others being its distractors.
+
+Needle-in-a-haystack and passkey retrieval, with RULER's several keys: every history holds as many needles however long
+it is, so that a longer history is harder by its length alone. The depth of the history is divided into equal parts, and
+each part gets as many needles. No needle is ever superseded, and no two share a person.
+
+Phrased in the sentences of `tasks.facts`, the ones that the tiny model was trained on, with names that it never saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from megacontext.errors import ConfigError
+from megacontext.tasks.asked import Asked, AskedHistory, Background
+from megacontext.tasks.facts import FactsConfig, ask, invent_keys, random_values, state
+from megacontext.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needles:
+    """How many needles one history holds."""
+
+    depths: int = 5
+    """Parts of equal length that a history is divided into."""
+    each: int = 5
+    """Needles in each part."""
+
+    def __post_init__(self) -> None:
+        if min(self.depths, self.each) < 1:
+            raise ConfigError(
+                f"needles need at least 1 depth and 1 needle each, got {self.depths} and {self.each}; raise them"
+            )
+
+    @property
+    def asks(self) -> int:
+        return self.depths * self.each
+
+    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
+        keys = invent_keys(rng, FactsConfig(keys=self.asks, attributes_per_person=1), held_out=True)
+        values = random_values(rng, self.asks)
+        bounds = np.linspace(0.0, 1.0, self.depths + 1)
+        places = np.concatenate([text.draw(rng, self.each, low, high) for low, high in pairwise(bounds)])
+        said = [state(rng, *key, value) for key, value in zip(keys, values, strict=True)]
+        ids, spans = text.with_sentences(places, said, tokenizer)
+        questions = tuple(
+            Asked(prompt=ask(rng, *key), answer=" " + value, needed=(span,), kind="needle")
+            for key, value, span in zip(keys, values, spans, strict=True)
+        )
+        return AskedHistory(ids, questions)
