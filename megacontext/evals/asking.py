@@ -1,0 +1,132 @@
+"""Every question of a history put to one arm: focus one by one, decode together, record each answer.
+
+One line of JSON and one row of telemetry a question; of traced questions also what each focus step saw. Deliberately
+ignorant of the task: a question says itself whether a line answers it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from megacontext.evals.arms import Look, look
+from megacontext.evals.histories import Case
+from megacontext.index.addresses import AddressIndex
+from megacontext.runtime.run import RunFolder
+from megacontext.runtime.session import Focus
+
+
+def ask_all(
+    case: Case,
+    arm: str,
+    run: RunFolder,
+    *,
+    traced: int = 0,
+    about: Mapping[str, Any] | None = None,
+    told: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Answers of `arm`, one row a question; `told` hears of each question that was focused.
+
+    The focus steps of the first `traced` questions are recorded entry by entry. `about` is added to each line of JSON.
+    """
+    tokenizer = case.session.bundle.tokenizer
+    budget = case.session.config.budget
+    questions = case.asked.questions
+    looks: list[Look] = []
+    for number, question in enumerate(questions):
+        prompt = tokenizer.encode(question.prompt)
+        needed = case.needed_blocks(question)
+        looks.append(look(case.session, arm, prompt, number=number, needed=needed))
+        if looks[-1].focuses:
+            _record_focus(looks[-1].focuses[0], case, arm, number, run, traced=number < traced)
+        if arm == "lensnet" and number < traced:
+            _record_block_scores(case, prompt, number, run)
+        told()
+    together = [reading for one in looks for reading in one.readings]
+    said = case.session.decode(together, heads=len(together) // max(1, len(looks)))
+    rows = []
+    for number, (question, one, answer) in enumerate(zip(questions, looks, said, strict=True)):
+        row = {
+            "history": case.name,
+            "arm": arm,
+            "question": number,
+            "kind": question.kind,
+            "versions": question.versions,
+            "depth": case.asked.depth(question),
+            "expected": question.answer.strip(),
+            "answered": answer,
+            "correct": question.is_right(answer),
+            "cost_positions": one.cost,
+            "hit": one.hit,
+        }
+        run.telemetry.emit("answer", **row, budget_positions=budget, latency_ms=one.latency_ms)
+        line = {"prompt": question.prompt, "needed_blocks": list(case.needed_blocks(question))}
+        run.answer(row | line | dict(about or {}))
+        rows.append(row | {"group": case.history.group, "history_tokens": len(case.asked.ids)})
+    run.flush()
+    return rows
+
+
+def _record_focus(focus: Focus, case: Case, arm: str, number: int, run: RunFolder, *, traced: bool) -> None:
+    """One `focus` row a step; for traced questions also one `entry` row for each entry of each step."""
+    for at, step in enumerate(focus.steps):
+        expanded = sum(edit.kind == "expand" for edit in step.edits)
+        run.telemetry.emit(
+            "focus",
+            history=case.name,
+            arm=arm,
+            question=number,
+            step=at,
+            entries=len(step.context),
+            cost_positions=step.context.cost,
+            budget_positions=case.session.config.budget,
+            expanded=expanded,
+            collapsed=len(step.edits) - expanded,
+            refused=step.refused,
+            score_max=float(step.scores.max(initial=-1.0)),
+            latency_ms=step.latency_ms,
+        )
+        if traced:
+            context, entries = step.context, len(step.context)
+            edits = np.full(entries, "", dtype=object)
+            for edit in step.edits:
+                edits[edit.slot] = edit.kind
+            run.telemetry.emit_frame(
+                "entry",
+                pl.DataFrame(
+                    {
+                        "history": [case.name] * entries,
+                        "arm": [arm] * entries,
+                        "question": np.full(entries, number),
+                        "step": np.full(entries, at),
+                        "slot": np.arange(entries),
+                        "lod": context.lod,
+                        "index": context.index,
+                        "start": context.start,
+                        "stop": context.stop,
+                        "cost_positions": context.costs,
+                        "score": step.scores,
+                        "edit": edits.tolist(),
+                    }
+                ),
+            )
+
+
+def _record_block_scores(case: Case, prompt: np.ndarray, number: int, run: RunFolder) -> None:
+    """How well every block's address matches the question."""
+    matches = AddressIndex.of(case.session.memory).matches(case.session.encoder.encode_question(prompt))
+    blocks = len(matches)
+    run.telemetry.emit_frame(
+        "block_score",
+        pl.DataFrame(
+            {
+                "history": [case.name] * blocks,
+                "question": np.full(blocks, number),
+                "block": np.arange(blocks),
+                "score": matches.astype(np.float64),
+            }
+        ),
+    )
