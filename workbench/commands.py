@@ -1,4 +1,4 @@
-"""The commands that show something: demo, report, workbench."""
+"""The commands that show something: demo, eval, report, workbench."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from megacontext.cli.eval import EvalOptions, print_results
 from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.tables import results_tables
 from megacontext.config import load_recipe
@@ -68,6 +69,21 @@ class Demo:
             console.print(f"report: {report}", soft_wrap=True)
         if self.serve:
             return _serve(self.runs, run.path.name, self.port)
+        return 0
+
+
+@dataclass(frozen=True)
+class Eval(EvalOptions):
+    __doc__ = EvalOptions.__doc__
+
+    def run(self) -> int:
+        run, results = self.evaluate()
+        report = write_report(run)
+        if self.json:
+            print(json.dumps({"run": str(run), "report": str(report), "results": results}, indent=2))
+        else:
+            print_results(results)
+            print(f"report: {report}")
         return 0
 
 

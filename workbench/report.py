@@ -80,6 +80,7 @@ def render(store: RunStore) -> str:
         "particulars": particulars(store),
         "figures": key_figures(store),
         "groups": [_group(store, group, figures) for group in store.groups()],
+        "tables": [_shown(table) for table in store.tables],
         "examples": [_example(store, example, figures) for example in examples(store)],
         "curves": list(_curves(store, figures)),
         "ingest": ingest_table(store),
@@ -177,8 +178,17 @@ def _group(store: RunStore, group: str, figures: dict[str, hv.Element]) -> dict[
         "depth": f"depth {group}",
         "legend": arm_legend(rows["arm"].to_list()),
         "table": results_table(rows),
-        "kinds": kinds_table(rows),
+        # Only facts are plain or superseded; of other tasks there is nothing to set side by side.
+        "kinds": kinds_table(rows) if rows["plain_n"].sum() or rows["superseded_n"].sum() else None,
     }
+
+
+def _shown(shown: dict[str, Any]) -> dict[str, Any]:
+    """A table that the run wrote; its first two columns are names."""
+    head = [plain(name, 60) for name in shown["columns"]]
+    rows = [[plain(cell, 80) for cell in row] for row in shown["rows"]]
+    marked = [at for at, row in enumerate(shown["rows"]) if "lensnet" in row[:2]]
+    return {"title": shown["title"], "note": shown["note"], "table": table(head, rows, marked, first=2)}
 
 
 def _example(store: RunStore, example: Example, figures: dict[str, hv.Element]) -> dict[str, Any]:

@@ -118,6 +118,19 @@ class RunStore:
         """What the run concluded, in words."""
         return [str(sentence) for sentence in self._results.get("sentences", [])]
 
+    @property
+    def tables(self) -> list[dict[str, Any]]:
+        """Tables that the run wrote as text: title, note, columns and rows."""
+        return [
+            {
+                "title": str(table.get("title", "")),
+                "note": str(table.get("note", "")),
+                "columns": [str(name) for name in table.get("columns", [])],
+                "rows": [[str(cell) for cell in row] for row in table.get("rows", [])],
+            }
+            for table in self._results.get("tables", [])
+        ]
+
     def rows(self, group: str | None = None) -> pl.DataFrame:
         """One row per history group and arm, floor to ceiling. Intervals and ratios are null before the end."""
         frame = self._result_frame("rows", _ROWS) if self.final else self._rows_so_far()

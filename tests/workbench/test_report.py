@@ -1,5 +1,6 @@
 """The report: one file, whole, the same for the same run, with nothing from elsewhere."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -67,3 +68,15 @@ def test_no_run_no_report(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_that_a_run_wrote_are_shown_as_text(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "with tables")
+    results = json.loads((run / "results.json").read_text())
+    table = {"title": "By seed", "note": "Side by side.", "columns": ["cell", "arm", "seed 0"]}
+    rows = [["4k", "lensnet", ".905"], ["4k", "<b>bm25", ".540"]]
+    write_json(run / "results.json", results | {"tables": [table | {"rows": rows}]})
+    html = write_report(run).read_text()
+    for words in ("By seed", "Side by side.", "seed 0", ".905", "&lt;b&gt;bm25"):
+        assert words in html, words
+    assert "<b>bm25" not in html
