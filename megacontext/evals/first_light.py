@@ -39,6 +39,7 @@ ARMS = (
     "bm25",
     "dense",
     "dense+bm25",
+    "infllm-style",
     "attention+bm25",
     "lensnet",
     "lensnet+bm25",

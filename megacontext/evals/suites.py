@@ -30,6 +30,7 @@ ARMS = (
     "bm25",
     "dense",
     "dense+bm25",
+    "infllm-style",
     "lensnet",
     "lensnet+bm25",
     "oracle",

@@ -3,7 +3,7 @@
 Every arm of an evaluation is a scorer over the same allocator, so that arms differ in nothing else.
 """
 
-from megacontext.scoring import baselines, dense, hybrid, lens, lexical, mass
+from megacontext.scoring import baselines, dense, hybrid, lens, lexical, mass, units
 from megacontext.scoring.scorer import (
     SCORERS,
     BlockScorer,
@@ -30,4 +30,5 @@ __all__ = [
     "lens",
     "lexical",
     "mass",
+    "units",
 ]

@@ -16,7 +16,7 @@ from megacontext.tree import Memory
 BUDGET = 96
 NAMES = (
     "recency", "sinks+recency", "random", "oracle", "dense", "lensnet", "bm25", "lensnet+bm25", "dense+bm25",
-    "attention+bm25", "attention",
+    "attention+bm25", "attention", "infllm-style",
 )  # fmt: skip
 
 
@@ -112,6 +112,16 @@ def test_sinks_and_recency_keep_the_first_block_and_the_newest(parts, planted, t
     raw, blocks = raw_blocks(focused(score, parts.memory)[-1].context), parts.memory.num_blocks
     assert raw[0] == 0 and len(raw) >= 3
     assert raw[1:] == list(range(blocks - len(raw) + 1, blocks))
+
+
+def test_whole_units_of_128_tokens_are_worth_the_mean_of_their_addresses(parts, planted, tokenizer):
+    asked, blocks = ask(planted, tokenizer), 128 // K
+    units = SCORERS.get("infllm-style")(parts).block_values(asked)
+    single = SCORERS.get("dense")(parts).block_values(asked)
+    assert len(units) == parts.memory.num_blocks and len(units) % blocks, "the last unit is not a full one"
+    for start in range(0, len(units), blocks):
+        assert units[start : start + blocks] == pytest.approx(single[start : start + blocks].mean(), abs=1e-6)
+    assert len(set(units.tolist())) == -(-len(units) // blocks)
 
 
 def test_random_differs_by_question_and_by_seed_and_repeats(parts, planted, tokenizer, encoder, bundle):
