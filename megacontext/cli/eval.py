@@ -27,31 +27,37 @@ from megacontext.runtime.run import RunFolder
 class EvalOptions:
     """Measure what a model answers from a history that it cannot read whole, at one budget for all arms.
 
-    Suites: needles, facts, mqar, variables, babi, counting, focus-audit.
+    - needles: facts at even depths of histories that grow.
+    - facts: planted facts, half of them superseded.
+    - mqar: associative recall, up to 1,024 pairs.
+    - variables: a value handed on from person to person, among decoys.
+    - babi: who and what is where, told between the sentences of a book.
+    - counting: how often something was said of a person.
+    - focus-audit: scores against measured utilities of single expansions.
     """
 
     suite: Annotated[str, tyro.conf.Positional]
-    """needles, facts, mqar, variables, babi, counting or focus-audit"""
+    """needles, facts, mqar, variables, babi, counting or focus-audit."""
     model: str | None = None
-    """A folder in data/, or the path of a folder, with trained parts."""
+    """A folder in data/, or the path of a folder, with trained parts; else tiny."""
     book: str | None = None
-    """Text between what is planted: a shipped book, or the path of a UTF-8 text file."""
+    """Text between what is planted: a shipped book, or the path of a UTF-8 text file; else Pride and Prejudice."""
     seeds: tuple[int, ...] | None = None
-    """Each seed plants other things."""
+    """Each seed plants other things; else 0 1 2."""
     arms: tuple[str, ...] | None = None
-    """none, gist-only, or scorers: ways of choosing the context to compare."""
+    """none, gist-only, or scorers: ways of choosing the context to compare; else all."""
     budget: int | None = None
-    """Key/value positions that the model may attend to, question included."""
+    """Key/value positions that the model may attend to, question included; else 256."""
     n: int | None = None
-    """Questions of a cell, over all seeds together, at least; a claim needs 200."""
+    """Questions of a cell, over all seeds together, at least; else 60, while a claim needs 200."""
     lengths: tuple[int, ...] | None = None
-    """Tokens of text of the histories."""
+    """Tokens of text of the histories; else the suite's own."""
     variants: tuple[int, ...] | None = None
-    """Pairs of mqar, hops of variables, kinds of babi, the highest count of counting."""
+    """Pairs of mqar, hops of variables, kinds of babi, the highest count of counting; else the suite's own."""
     keep_memories: bool = False
     """Leave the memories in the run's folder, to be opened with `megacontext ask` or `inspect`."""
     out: Path | None = None
-    """Folder of the run; default: the first free of runs/eval-SUITE, runs/eval-SUITE-2, ..."""
+    """Folder of the run; else the first free of runs/eval-SUITE, runs/eval-SUITE-2, ..."""
     json: bool = False
     """Print the results as JSON on standard output instead of tables."""
 
