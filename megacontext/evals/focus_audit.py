@@ -5,11 +5,12 @@ block as a gist, minus the same with that block as tokens and nothing else chang
 block of a history, each in the context that a refocus would come through: the coarsest cover with the way down to the
 block's siblings unfolded. Beside it stands the score that an arm gives the block's entry in that very context.
 
-Three figures an arm, over questions:
+Three kinds of figures an arm, over questions:
 
 - **rank correlation** (Spearman) of score and utility over all blocks, and how often the block of highest utility has
-  the highest score. Most blocks help with nothing, and among those the order is noise: a correlation far below 1 is no
-  fault; the first place matters.
+  the highest score. The correlation is over all blocks, most of which help with nothing: what harms most, while the
+  evidence stays folded, is what resembles it. So beside it stands what opening the evidence saves, and what opening the
+  block saves that resembles it most to the arm.
 - **regret**: utilities taken as additive, how much worth the context that the arm's refocus ends with misses against
   the best one under the same budget (`focus.exact`).
 - **what it comes to**: the answer's negative log-likelihood under that context, under the best context, and under the
@@ -46,7 +47,16 @@ from megacontext.tasks.asked import Asked
 
 _BATCH = 33
 """Contexts read together: one with all siblings folded, and one for each of 32 opened."""
-MEANS = ("spearman", "regret_nats", "nll_nats", "nll_best_nats", "nll_cover_nats")
+MEANS = (
+    "needed_nats",
+    "other_nats",
+    "wanted_other_nats",
+    "spearman",
+    "regret_nats",
+    "nll_nats",
+    "nll_best_nats",
+    "nll_cover_nats",
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ def audited(
     prompt, answer = tokenizer.encode(question.prompt), tokenizer.encode(question.answer)
     needed = case.needed_blocks(question)
     expansions = measured(session, prompt, answer)
+    is_needed = np.isin(np.arange(memory.num_blocks), needed)
     worth = NodeUtilities(num_tokens=memory.num_tokens, block_size=memory.block_size, raw=expansions.utility)
     cover = starting_context(memory.num_tokens, memory.block_size, session.config.budget, len(prompt))
     room = context_room(session.config.budget - len(prompt), cover, session.config.layout)
@@ -138,6 +149,9 @@ def audited(
                 "arm": arm,
                 "spearman": spearman(scores, expansions.utility),
                 "first": first_place(scores, expansions.utility),
+                "needed_nats": float(expansions.utility[is_needed].mean()) if needed else None,
+                "other_nats": float(expansions.utility[~is_needed].mean()),
+                "wanted_other_nats": wanted_other(scores, expansions.utility, is_needed),
                 "regret_nats": value_of(best, worth) - value_of(context, worth),
                 "best_value_nats": value_of(best, worth),
                 "nll_nats": own_nll,
@@ -149,7 +163,7 @@ def audited(
                     "question": np.full(len(scores), number),
                     "arm": [arm] * len(scores),
                     "block": np.arange(len(scores)),
-                    "needed": np.isin(np.arange(len(scores)), needed),
+                    "needed": is_needed,
                     "score": scores,
                     "utility_nats": expansions.utility,
                 }
@@ -232,6 +246,12 @@ def first_place(scores: np.ndarray, utility: np.ndarray) -> float:
     return float((utility[best] == utility.max()).mean())
 
 
+def wanted_other(scores: np.ndarray, utility: np.ndarray, is_needed: np.ndarray) -> float:
+    """Mean utility of the blocks that score highest of those that are not needed."""
+    best = ~is_needed & (scores == scores[~is_needed].max())
+    return float(utility[best].mean())
+
+
 def audit_tables(config: EvalConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Each arm of each cell: means with intervals, as numbers and as a table, and what they say in words."""
     frame = pl.DataFrame(rows, infer_schema_length=None)
@@ -262,8 +282,19 @@ def audit_tables(config: EvalConfig, rows: list[dict[str, Any]]) -> dict[str, An
 
 
 def shown(audit: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The figures as two tables of text."""
+    """The figures as tables of text."""
     return [
+        {
+            "title": "What opening one block saves",
+            "note": "Nats of the answer, means over questions with 95 % intervals (bootstrap): of the blocks with the "
+            "evidence, of all others, and of the one among the others that the arm scores highest.",
+            "columns": ["cell", "arm", "evidence", "others", "highest of the others"],
+            "rows": [
+                [row["history"], row["arm"], _mean(row, "needed_nats"), _mean(row, "other_nats"),
+                 _mean(row, "wanted_other_nats")]
+                for row in audit
+            ],
+        },
         {
             "title": "Scores against utilities",
             "note": "Over all blocks of a history; means over questions with 95 % intervals (bootstrap, for first "

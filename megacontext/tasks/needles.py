@@ -1,8 +1,9 @@
 """The needle grid: facts at even depths, each asked for once, the others being its distractors.
 
-Needle-in-a-haystack and passkey retrieval, with RULER's several keys: every history holds as many needles however long
-it is, so that a longer history is harder by its length alone. The depth of the history is divided into equal parts, and
-each part gets as many needles. No needle is ever superseded, and no two share a person.
+Needle-in-a-haystack and passkey retrieval, with RULER's several keys. Every history holds as many needles however long
+it is: a longer one has more text to miss them in, and a shorter one has them closer together, so that more of what is
+read beside a needle is another needle. The depth of the history is divided into equal parts, and each part gets as
+many. No needle is ever superseded, and no two share a person.
 
 Phrased in the sentences of `tasks.facts`, the ones that the tiny model was trained on, with names that it never saw.
 """

@@ -62,7 +62,11 @@ def test_an_audit_has_its_own_tables_and_a_report(place, capsys):
         == 0
     )
     shown = capsys.readouterr().out
-    assert "Scores against utilities" in shown and "What the chosen context is worth" in shown
+    assert (
+        "What opening one block saves" in shown
+        and "Scores against utilities" in shown
+        and "What the chosen context is worth" in shown
+    )
     html = (place / "runs" / "eval-focus-audit" / "report.html").read_text()
     assert "rank correlation" in html and "This run has no answers" not in html
 

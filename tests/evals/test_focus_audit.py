@@ -16,6 +16,7 @@ from megacontext.evals.focus_audit import (
     measured,
     run_audit,
     unfolded,
+    wanted_other,
 )
 from megacontext.focus.context import WorkingContext
 from megacontext.focus.exact import NodeUtilities, best_context, value_of
@@ -108,6 +109,12 @@ def test_the_first_place_is_shared_by_those_that_tie():
     assert first_place(np.array([1.0, 1, 0]), np.array([3.0, 1, 0])) == 0.5
 
 
+def test_the_block_that_resembles_the_evidence_most_is_the_best_scored_of_the_others():
+    scores, utility = np.array([0.9, 0.5, 0.5, -1.0]), np.array([8.0, -2.0, -4.0, 1.0])
+    assert wanted_other(scores, utility, np.array([True, False, False, False])) == -3
+    assert wanted_other(scores, utility, np.array([False, True, True, False])) == 8
+
+
 def test_there_is_a_row_for_every_question_and_arm_and_one_for_every_block(done, config):
     run, results = done
     rows = pl.read_parquet(run / "samples.parquet")
@@ -128,7 +135,8 @@ def test_the_rows_are_what_the_blocks_say(done):
         scores, utility = mine["score"].rank(), mine["utility_nats"].rank()
         expected = np.corrcoef(scores, utility)[0, 1]
         assert row["spearman"] == pytest.approx(expected, abs=1e-9)
-        assert row["regret_nats"] >= -1e-9
+        means = dict(mine.group_by("needed").agg(pl.col("utility_nats").mean()).iter_rows())
+        assert (row["needed_nats"], row["other_nats"]) == pytest.approx((means[True], means[False]))
 
 
 def test_no_context_is_worth_more_than_the_best_and_the_oracle_scores_what_is_needed(done):
