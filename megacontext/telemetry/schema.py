@@ -15,7 +15,7 @@ import polars as pl
 
 from megacontext.errors import ConfigError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Column(NamedTuple):
@@ -48,6 +48,9 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "address_accuracy": Column(_FLOAT, "share of queries whose own block has the nearest address, 0..1"),
         "lens_loss_nats": Column(_FLOAT, "LensNet's loss, per question"),
         "lens_accuracy": Column(_FLOAT, "share of questions whose needed entry LensNet scores highest, 0..1"),
+        "attention_error": Column(
+            _FLOAT, "squared error of attention's outputs over their mean square, since version 3"
+        ),
         "learning_rate": Column(_FLOAT, "learning rate of the matrices at this step"),
         "tokens_per_s": Column(_FLOAT, "tokens read per second since the row before"),
     },

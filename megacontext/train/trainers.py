@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megacontext.config import from_mapping, load_table, recipe_source
+from megacontext.config import from_mapping, load_table, recipe_source, to_mapping
 from megacontext.errors import ConfigError
 from megacontext.registry import Registry
+from megacontext.runtime.pooled_gists import save_pooled
 from megacontext.runtime.run import RunFolder
+from megacontext.train.pooled.config import PooledTrainConfig
+from megacontext.train.pooled.loop import load_pooled_data, train_pooled
 from megacontext.train.pretrain.config import PretrainConfig
 from megacontext.train.pretrain.loop import Destination, pretrain
 from megacontext.train.pretrain.plan import Plan, plan
@@ -128,12 +131,28 @@ def _pretrain(config: PretrainConfig, order: Order) -> Outcome:
     return Outcome(run=folder, model=nanochat / "base_checkpoints" / tag, metrics=metrics, leads=world.leads)
 
 
+def _train_pooled(config: PooledTrainConfig, order: Order) -> Outcome:
+    if order.resume is not None or order.wandb_run:
+        raise ConfigError(
+            "the trainer 'pooled' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
+        )
+    data = load_pooled_data(config)
+    with RunFolder.create(order.runs, order.name, config, kind="pooled", seed=config.seed) as run:
+        run.note(decoder_fingerprint=data.decoder.fingerprint)
+        net, metrics = train_pooled(config, data, run.telemetry)
+        out = order.out or run.path / "model"
+        save_pooled(out, net, data.decoder, recipe=to_mapping(config), metrics=metrics)
+        run.results({"metrics": metrics})
+    return Outcome(run=run.path, model=out, metrics=metrics)
+
+
 def planned_devices(config: PretrainConfig) -> int:
     """Devices that a plan counts with: those that torchrun started, or those that the recipe is meant for."""
     return int(os.environ.get("WORLD_SIZE", config.batch.devices))
 
 
 TRAINERS.register("parts")(Kind(config=TinyTrainConfig, train=_train_parts))
+TRAINERS.register("pooled")(Kind(config=PooledTrainConfig, train=_train_pooled))
 TRAINERS.register("pretrain")(
     Kind(config=PretrainConfig, train=_pretrain, plan=lambda config: plan(config, planned_devices(config)))
 )

@@ -1,0 +1,138 @@
+"""A frozen decoder with the pooled gists that were trained for it, and the folder that these are kept in.
+
+    pooled.safetensors   weights, float32
+    pooled.json          format, kind, shapes, the decoder's fingerprint, checksum of the weights
+
+Weights are read with safetensors alone. Gists of one decoder say nothing to another, so the fingerprint is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from megacontext.config import from_mapping, to_mapping
+from megacontext.errors import CheckpointError, ConfigError
+from megacontext.gistnet.constant import ConstantPrefix
+from megacontext.gistnet.pooled import PooledCache, PooledCacheConfig
+from megacontext.models.devices import find_device
+from megacontext.models.huggingface.base import HuggingFaceBase
+from megacontext.models.huggingface.folder import load_model_folder
+from megacontext.models.huggingface.smollm2 import load_smollm2
+from megacontext.runtime.bases import Precision
+
+_FORMAT = 1
+_WEIGHTS, _DESCRIPTION = "pooled.safetensors", "pooled.json"
+
+
+@dataclass(frozen=True)
+class FrozenDecoder:
+    """A decoder of transformers that reads entries of keys and values, and its vocabulary."""
+
+    base: HuggingFaceBase
+    sink_id: int
+    """The token that stands before everything."""
+    fingerprint: str
+    """16 hex digits over its weights in float32."""
+    encode: Callable[[str], list[int]]
+    """Text to token ids, without any special token."""
+
+
+def open_decoder(name: str, device: str, precision: Precision, sink: str) -> FrozenDecoder:
+    """`smollm2`, or the decoder in a folder of Hugging Face's format.
+
+    Raises CheckpointError, BackendUnavailableError, ConfigError for a sink that is no token, ShapeError for a decoder
+    that holds no entries.
+    """
+    base, tokenizer = load_smollm2() if name == "smollm2" else load_model_folder(Path(name))
+    sink_id = tokenizer.convert_tokens_to_ids(sink)
+    if sink_id is None or (sink_id == tokenizer.unk_token_id and sink != tokenizer.unk_token):
+        raise ConfigError(f"sink must be one token of {name}'s vocabulary, got {sink!r}; name another")
+    assert base.entry_shape
+    fingerprint = _fingerprint(base)
+    base.to(find_device(device), torch.float32 if precision == "float32" else torch.bfloat16)
+
+    def encode(text: str) -> list[int]:
+        # The length that a tokenizer warns about is that of the decoder's own window: no limit here.
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
+            "input_ids"
+        ]
+
+    return FrozenDecoder(base, sink_id, fingerprint, encode)
+
+
+def _fingerprint(base: HuggingFaceBase) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(base.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_pooled(folder: Path, net: PooledCache | ConstantPrefix, decoder: FrozenDecoder, **told: Any) -> None:
+    """Write the weights, and last, by renaming, what describes them. `told` is kept beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _DESCRIPTION).unlink(missing_ok=True)
+    save_file(
+        {name: one.detach().cpu().contiguous() for name, one in net.state_dict().items()}, folder / _WEIGHTS
+    )
+    description: dict[str, Any] = {
+        "format": _FORMAT,
+        "kind": "constant" if isinstance(net, ConstantPrefix) else "pooled",
+        "decoder_fingerprint": decoder.fingerprint,
+        "weights_blake2b": _checksum(folder / _WEIGHTS),
+        **told,
+    }
+    if isinstance(net, PooledCache):
+        description |= {"block_size": net.block_size, "config": to_mapping(net.config)}
+    aside = folder / (_DESCRIPTION + ".tmp")
+    aside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    aside.replace(folder / _DESCRIPTION)
+
+
+def load_pooled(folder: Path, decoder: FrozenDecoder) -> tuple[PooledCache | ConstantPrefix, dict[str, Any]]:
+    """What `save_pooled` wrote, on the decoder's device, with its description.
+
+    Raises CheckpointError for a folder that is missing, damaged, newer, or of another decoder.
+    """
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        weights = load_file(folder / _WEIGHTS)
+        checksum = _checksum(folder / _WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as problem:
+        raise CheckpointError(
+            f"pooled gists are kept as {_DESCRIPTION} and {_WEIGHTS}, {folder} holds none that can be read "
+            f"({problem}); check the path or train them"
+        ) from None
+    if description.get("format") != _FORMAT or description.get("weights_blake2b") != checksum:
+        raise CheckpointError(
+            f"pooled gists must be whole and of format {_FORMAT}, those in {folder} are not; train them again"
+        )
+    if description["decoder_fingerprint"] != decoder.fingerprint:
+        raise CheckpointError(
+            f"pooled gists are read by the decoder that they were trained for, {description['decoder_fingerprint']}, "
+            f"got one with fingerprint {decoder.fingerprint}; open that one"
+        )
+    net: nn.Module
+    if description["kind"] == "constant":
+        net = ConstantPrefix(weights["keys"], weights["values"])
+    else:
+        config = from_mapping(PooledCacheConfig, description["config"], where=str(folder))
+        net = PooledCache(
+            config, entry_shape=decoder.base.entry_shape, block_size=int(description["block_size"])
+        )
+        net.load_state_dict(weights)
+    return net.to(decoder.base.device).eval(), description
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
