@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from megacontext.models.block_caches import SegmentCaches, read_segment
 from megacontext.progress import Progress
 from megacontext.runtime.bases import Precision
 from megacontext.runtime.gist_windows import WindowShape, pooled_gists, scored_hidden
-from megacontext.runtime.pooled_gists import FrozenDecoder, load_pooled, open_decoder
+from megacontext.runtime.pooled_gists import FrozenDecoder, load_pooled, open_decoder, pooled_folder
 from megacontext.runtime.run import RunFolder
 
 LEAST_HEADROOM = 0.1
@@ -45,8 +44,8 @@ FULL, DROP, NONE, MEAN, MEAN_EMBEDDING = "full", "drop", "none", "mean-cache", "
 class LanguageConfig:
     """What is measured."""
 
-    gists: tuple[str, ...] = ()
-    """Folders of trained gists and constant prefixes, of any number of seeds."""
+    gists: tuple[str, ...] = ("smollm2-pooled",)
+    """Trained gists and constant prefixes, of any number of seeds: folders in data/, or paths of folders."""
     documents: tuple[str, ...] = ("pride-and-prejudice", "northanger-abbey")
     """Held-out documents, two at least: see `corpus.documents`."""
     genre: str = "prose"
@@ -103,7 +102,7 @@ def prepare_language(config: LanguageConfig) -> LanguagePreparation:
     decoder = open_decoder(config.base, config.device, config.precision, config.sink)
     nets: dict[str, nn.Module] = {}
     for folder in config.gists:
-        net, description = load_pooled(Path(folder), decoder)
+        net, description = load_pooled(pooled_folder(folder), decoder)
         if isinstance(net, PooledCache) and net.block_size != config.block_size:
             raise ConfigError(
                 f"block_size must be that of the gists, those in {folder} stand for {net.block_size} tokens, got "

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from megacontext.config import from_mapping, to_mapping
+from megacontext.config import data_root, from_mapping, to_mapping
 from megacontext.errors import CheckpointError, ConfigError
 from megacontext.gistnet.constant import ConstantPrefix
 from megacontext.gistnet.pooled import PooledCache, PooledCacheConfig
@@ -97,6 +97,12 @@ def save_pooled(folder: Path, net: PooledCache | ConstantPrefix, decoder: Frozen
     aside = folder / (_DESCRIPTION + ".tmp")
     aside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     aside.replace(folder / _DESCRIPTION)
+
+
+def pooled_folder(name_or_path: str) -> Path:
+    """The folder of gists that ship, or the path itself."""
+    shipped = data_root() / name_or_path
+    return shipped if (shipped / _DESCRIPTION).is_file() else Path(name_or_path)
 
 
 def load_pooled(folder: Path, decoder: FrozenDecoder) -> tuple[PooledCache | ConstantPrefix, dict[str, Any]]:

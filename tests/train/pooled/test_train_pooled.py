@@ -1,5 +1,6 @@
 """Training of pooled gists, end to end at toy size: it learns, it can be repeated, and it is measured as it says."""
 
+import hashlib
 import json
 
 import polars as pl
@@ -7,9 +8,10 @@ import pytest
 import torch
 from models.huggingface.hf_toys import save_model
 
+from megacontext.config import to_mapping
 from megacontext.errors import CheckpointError, ConfigError
 from megacontext.evals.gist_language import LanguageConfig, measure_language, prepare_language
-from megacontext.runtime.pooled_gists import load_pooled, open_decoder
+from megacontext.runtime.pooled_gists import load_pooled, open_decoder, pooled_folder
 from megacontext.runtime.run import RunFolder
 from megacontext.telemetry import read
 from megacontext.train.trainers import Order, load_training
@@ -28,6 +30,15 @@ def models(recipe, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     changes = ({"seed": 0}, {"seed": 1}, {"constant": True})
     return [trained(recipe, runs, **change) for change in changes]
+
+
+def test_the_gists_that_ship_are_whole_and_say_how_they_were_made():
+    folder = pooled_folder("smollm2-pooled")
+    described = json.loads((folder / "pooled.json").read_text())
+    weights = (folder / "pooled.safetensors").read_bytes()
+    assert described["weights_blake2b"] == hashlib.blake2b(weights, digest_size=16).hexdigest()
+    _, config = load_training("smollm2-pooled", {})
+    assert described["recipe"] == json.loads(json.dumps(to_mapping(config))), "they are what the recipe makes"
 
 
 def test_both_stages_learn(models):
