@@ -29,6 +29,7 @@ from megacontext.errors import ConfigError
 from megacontext.gistnet.constant import ConstantPrefix
 from megacontext.gistnet.pooled import PooledCache, PooledCacheConfig
 from megacontext.models.block_caches import SegmentCaches, read_segment
+from megacontext.models.entries import CacheEntries
 from megacontext.progress import Progress
 from megacontext.runtime.bases import Precision
 from megacontext.runtime.gist_windows import WindowShape, pooled_gists, scored_hidden
@@ -51,7 +52,11 @@ class LanguageConfig:
     genre: str = "prose"
     """What the documents are, for the tables."""
     segments: int = 80
-    """Segments that windows are taken from, spread evenly over the documents; fewer where there are fewer."""
+    """Segments that windows end in, spread evenly over the documents; fewer where there are fewer."""
+    windows: int = 3
+    """Windows that end in a segment, spread evenly over it."""
+    reach_segments: int = 1
+    """Segments of a document that a window may reach over, each read by itself: 2 for 4k tokens of history."""
     base: str = "smollm2"
     device: str = "cpu"
     precision: Precision = "bfloat16"
@@ -64,15 +69,18 @@ class LanguageConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.segments < 2 or min(self.raw_tokens, self.scored_tokens, self.distant_blocks) < 1:
+        least = self.raw_tokens, self.scored_tokens, self.distant_blocks, self.windows, self.reach_segments
+        if self.segments < 2 or min(least) < 1:
             raise ConfigError(
-                "a measurement of gists needs at least 2 segments and 1 distant block, raw and scored token, got "
-                f"{self.segments}, {self.distant_blocks}, {self.raw_tokens} and {self.scored_tokens}"
+                "a measurement of gists needs at least 2 segments and 1 distant block, window, segment of reach, raw "
+                f"and scored token, got {self.segments}, {self.distant_blocks}, {self.windows}, {self.reach_segments}, "
+                f"{self.raw_tokens} and {self.scored_tokens}; raise them"
             )
-        if self.shape.blocks > self.segment_blocks:
+        reach, behind = self.reach_segments * self.segment_blocks, self.shape.blocks - self.distant_blocks
+        if self.shape.blocks > reach or behind > self.segment_blocks:
             raise ConfigError(
-                f"a window takes {self.shape.blocks} blocks and must fit a segment, got segment_blocks = "
-                f"{self.segment_blocks}; raise it"
+                f"a window takes {self.shape.blocks} blocks, {behind} of them behind the gists, and must fit "
+                f"{self.reach_segments} segments of {self.segment_blocks} blocks; raise one of the two"
             )
 
     @property
@@ -95,6 +103,9 @@ class LanguagePreparation:
     nets: dict[str, nn.Module]
     """By the arm's name: gist-0, gist-1, ..., constant-0, ..."""
     segments: list[Document]
+    """All that were cut, in order."""
+    ends: list[int]
+    """Numbers of those that windows end in."""
 
 
 def prepare_language(config: LanguageConfig) -> LanguagePreparation:
@@ -117,14 +128,20 @@ def prepare_language(config: LanguageConfig) -> LanguagePreparation:
         nets[f"{kind}-{sum(name.startswith(kind) for name in nets)}"] = net
     documents = load_documents(config.documents, decoder.encode)
     segments = cut_segments(documents, config.segment_blocks * config.block_size)
-    if len({one.name for one in segments}) < 2:
+    reach = config.reach_segments
+    ends = [
+        number
+        for number, one in enumerate(segments)
+        if number >= reach - 1 and segments[number - reach + 1].name == one.name
+    ]
+    if len({segments[number].name for number in ends}) < 2:
         raise ConfigError(
-            "gists of a wrong document need segments of two documents at least, got one; name more documents"
+            "gists of a wrong document need windows in two documents at least, got fewer; name more or longer documents"
         )
-    if len(segments) > config.segments:
-        chosen = np.linspace(0, len(segments) - 1, config.segments).round().astype(int)
-        segments = [segments[number] for number in chosen]
-    return LanguagePreparation(config, decoder, nets, segments)
+    if len(ends) > config.segments:
+        chosen = np.linspace(0, len(ends) - 1, config.segments).round().astype(int)
+        ends = [ends[number] for number in chosen]
+    return LanguagePreparation(config, decoder, nets, segments, ends)
 
 
 def measure_language(prepared: LanguagePreparation, run: RunFolder) -> dict[str, Any]:
@@ -136,8 +153,8 @@ def measure_language(prepared: LanguagePreparation, run: RunFolder) -> dict[str,
         entry_shape=prepared.decoder.base.entry_shape,
         block_size=config.block_size,
     ).to(prepared.decoder.base.device)
-    with Progress(f"{config.genre}: segments", len(prepared.segments)) as progress:
-        for number in range(len(prepared.segments)):
+    with Progress(f"{config.genre}: segments", len(prepared.ends)) as progress:
+        for number in prepared.ends:
             for row in _segment_rows(prepared, mean, number):
                 run.answer(row)
                 rows.append(row)
@@ -156,8 +173,15 @@ def _segment_rows(prepared: LanguagePreparation, mean: nn.Module, number: int) -
     caches, ids = _read(prepared, number)
     wrong = _wrong(prepared, number)
     wrong_caches, _ = _read(prepared, wrong) if prepared.nets else (caches, ids)
-    apart = max(1, config.segment_blocks // max(1, config.segment_blocks // shape.blocks))
-    starts = torch.arange(0, config.segment_blocks - shape.blocks + 1, apart, device=ids.device)
+    last = len(ids) // shape.block_size - shape.blocks
+    first = max(0, len(ids) // shape.block_size - config.segment_blocks - shape.distant_blocks)
+    starts = (
+        torch.linspace(first, last, config.windows, dtype=torch.float64)
+        .round()
+        .long()
+        .unique()
+        .to(ids.device)
+    )
     rows, blocks = shape.rows(ids, starts), shape.gist_blocks(starts)
     targets = rows[:, shape.raw_tokens :]
 
@@ -194,16 +218,27 @@ def _segment_rows(prepared: LanguagePreparation, mean: nn.Module, number: int) -
 
 
 def _read(prepared: LanguagePreparation, number: int) -> tuple[SegmentCaches, Tensor]:
-    decoder = prepared.decoder
-    ids = torch.from_numpy(prepared.segments[number].ids.astype(np.int64)).to(decoder.base.device)
-    return read_segment(decoder.base, ids, prepared.config.block_size, decoder.sink_id), ids
+    """The segment of that number and those that its windows reach back to, each read by itself, one after the other."""
+    decoder, reach = prepared.decoder, prepared.config.reach_segments
+    pieces, caches = [], []
+    for one in prepared.segments[number - reach + 1 : number + 1]:
+        ids = torch.from_numpy(one.ids.astype(np.int64)).to(decoder.base.device)
+        pieces.append(ids)
+        caches.append(read_segment(decoder.base, ids, prepared.config.block_size, decoder.sink_id))
+    blocks = CacheEntries(
+        torch.cat([one.blocks.keys for one in caches], dim=1),
+        torch.cat([one.blocks.values for one in caches], dim=1),
+    )
+    whole = SegmentCaches(blocks, caches[-1].sink, torch.cat([one.hidden for one in caches]))
+    # A block stands where it stands in all that is read, not in its segment: keys are unrotated, so nothing is to do.
+    return whole, torch.cat(pieces)
 
 
 def _wrong(prepared: LanguagePreparation, number: int) -> int:
     """A segment of another document, another one for each."""
     own = prepared.segments[number].name
-    others = [at for at, one in enumerate(prepared.segments) if one.name != own]
-    return others[number % len(others)]
+    others = [at for at in prepared.ends if prepared.segments[at].name != own]
+    return others[prepared.ends.index(number) % len(others)]
 
 
 def language_tables(frame: pl.DataFrame, config: LanguageConfig) -> dict[str, Any]:

@@ -115,6 +115,30 @@ def test_windows_are_scored_by_every_arm_and_differences_are_paired(models, toy_
     assert len(lines) == frame.height and json.loads(lines[0])["full"] == pytest.approx(frame["full"][0])
 
 
+def test_a_window_may_reach_over_segments_of_its_document(decoder, toy_folder, models, tmp_path):
+    """Blocks of earlier segments are gists where they stand; behind all tokens it says what the decoder itself says."""
+    config = language(toy_folder, models[:1], reach_segments=2, distant_blocks=14, windows=2)
+    prepared = prepare_language(config)
+    assert all(
+        prepared.segments[number - 1].name == prepared.segments[number].name for number in prepared.ends
+    )
+    with RunFolder.create(tmp_path, "language", config, kind="eval-language", seed=0) as run:
+        measure_language(prepared, run)
+    frame = pl.read_parquet(run.path / "windows.parquet")
+    assert frame["gist-0"].is_finite().all() and frame["start_block"].n_unique() > 1
+    for row in frame.iter_rows(named=True):
+        number = row["segment"]
+        ids = [token for one in prepared.segments[number - 1 : number + 1] for token in one.ids.tolist()]
+        first, stop = row["start_block"] * 8, (row["start_block"] + 14) * 8 + 24
+        assert first + 14 * 8 >= 12 * 8 and stop <= len(ids) == 24 * 8
+        with torch.inference_mode():
+            logits = decoder.base.model(torch.tensor([[decoder.sink_id, *ids[first:stop]]])).logits[0]
+        losses = torch.nn.functional.cross_entropy(
+            logits[:-1], torch.tensor(ids[first:stop]), reduction="none"
+        )
+        assert row["full"] == pytest.approx(losses[-16:].mean().item(), abs=2e-3)
+
+
 def test_arms_without_gists_score_what_the_decoder_says_itself(decoder, toy_folder, tmp_path):
     """Against one plain pass of the model over sink and tokens, at the places that the arm names."""
     config = language(toy_folder, [])
@@ -155,7 +179,7 @@ def test_measurements_that_would_mislead_are_refused(models, toy_folder):
     seen = language(toy_folder, models, documents=(str(toy_folder / "a.txt"), str(toy_folder / "c.txt")))
     with pytest.raises(ConfigError, match="held-out documents are not trained on"):
         prepare_language(seen)
-    with pytest.raises(ConfigError, match="of two documents at least"):
+    with pytest.raises(ConfigError, match="in two documents at least"):
         prepare_language(language(toy_folder, [], documents=(str(toy_folder / "c.txt"),)))
     with pytest.raises(ConfigError, match="must be that of the gists"):
         prepare_language(language(toy_folder, models, block_size=4))
