@@ -552,8 +552,9 @@ def test_a_writer_in_another_process_never_looks_like_damage(tmp_path):
             os._exit(1)
     try:
         opened = environment(file, readonly=True)
-        seen, deadline = set(), time.monotonic() + 1.5
-        while time.monotonic() < deadline:
+        began, seen = time.monotonic(), set()
+        # A second and a half, or as long as a busy machine takes to let the writer come between.
+        while (passed := time.monotonic() - began) < 1.5 or (len(seen) <= 5 and passed < 60):
             with opened.begin() as reader:
                 try:
                     report = check_pages(file, reader.id())
