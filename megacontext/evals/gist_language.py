@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from megacontext.corpus.documents import Document, cut_segments, load_documents
 from megacontext.errors import ConfigError
+from megacontext.evals.evaluation import write_frame
 from megacontext.gistnet.constant import ConstantPrefix
 from megacontext.gistnet.pooled import PooledCache, PooledCacheConfig
 from megacontext.models.block_caches import SegmentCaches, read_segment
@@ -160,7 +161,7 @@ def measure_language(prepared: LanguagePreparation, run: RunFolder) -> dict[str,
                 rows.append(row)
             progress.advance()
     frame = pl.DataFrame(rows)
-    frame.write_parquet(run.path / "windows.parquet")
+    write_frame(run, "windows", frame)
     results = language_tables(frame, config)
     run.results(results)
     return results

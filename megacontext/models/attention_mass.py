@@ -11,8 +11,8 @@ H query heads, Hkv key/value heads, D head width.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,13 @@ from megacontext.attention.rotary import rotate
 from megacontext.errors import ConfigError
 from megacontext.models.cache import KVCache
 from megacontext.models.gpt import GPT
+from megacontext.models.hooks import Hooked
 from megacontext.models.layers import Attention
 from megacontext.models.pointwise import rms_norm
 from megacontext.models.windows import Sight
 
 
-class AttentionWatch:
+class AttentionWatch(Hooked):
     """Watches the last `queries` entries of forward passes of `model` in its last `layers` layers (None: in all).
 
     A context manager around passes with one cache; `mass` tells of the newest pass. Raises ConfigError for counts below
@@ -47,21 +48,13 @@ class AttentionWatch:
             )
         self._attentions: list[Attention] = every[len(every) - watched :]
         self._queries = queries
-        self._handles: list[RemovableHandle] = []
         self._seen: dict[int, tuple[Tensor, Tensor | None, int]] = {}
         self._length = 0
         """Entries in the cache once the watched pass is through."""
 
-    def __enter__(self) -> Self:
-        self._handles = [attention.register_forward_pre_hook(self._note) for attention in self._attentions]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        for attention in self._attentions:
+            yield attention.register_forward_pre_hook(self._note)
 
     @torch.no_grad()
     def _note(self, attention: nn.Module, given: tuple[Any, ...]) -> None:

@@ -5,18 +5,19 @@ Deliberately knows nothing of what they are held against.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from megacontext.errors import CheckpointError
+from megacontext.models.hooks import Hooked
 from megacontext.models.huggingface.base import HuggingFaceBase
 
 
-class QueryWatch:
+class QueryWatch(Hooked):
     """Notes, inside a with-block, the queries of the newest forward pass, one row at a time.
 
     Raises CheckpointError for a decoder whose layers have no query map of their own (`self_attn.q_proj`).
@@ -31,24 +32,15 @@ class QueryWatch:
                 f"{type(base.model).__name__}; use one of those"
             )
         self._width = base.entry_shape[2]
-        self._handles: list[RemovableHandle] = []
         self._seen: dict[int, Tensor] = {}
 
-    def __enter__(self) -> Self:
+    def _hooks(self) -> Iterator[RemovableHandle]:
         for number, attention in enumerate(self._attentions):
 
             def note(_: nn.Module, __: Any, found: Tensor, number: int = number) -> None:
                 self._seen[number] = found.detach()
 
-            self._handles.append(attention.q_proj.register_forward_hook(note))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+            yield attention.q_proj.register_forward_hook(note)
 
     @torch.no_grad()
     def queries(self, layer: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 from megacontext.errors import ConfigError
 from megacontext.gistnet.pooled import PooledCacheConfig
 from megacontext.runtime.bases import Precision
+from megacontext.runtime.gist_windows import WindowShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +83,19 @@ class PooledTrainConfig:
             raise ConfigError(
                 "distill.raw_tokens and scored_tokens must be at least 1 and block_size 2; raise the one that is not"
             )
-        needed = self.distill.distant_blocks + -(-self.window_tokens // self.block_size)
-        if needed > self.segment_blocks:
+        if self.shape.blocks > self.segment_blocks:
             raise ConfigError(
-                f"a window takes {needed} blocks (gists, raw and scored tokens) and must fit a segment, got "
+                f"a window takes {self.shape.blocks} blocks (gists, raw and scored tokens) and must fit a segment, got "
                 f"segment_blocks = {self.segment_blocks}; raise it"
             )
 
     @property
-    def window_tokens(self) -> int:
-        """Tokens of a window that are read as tokens."""
-        return self.distill.raw_tokens + self.distill.scored_tokens
+    def shape(self) -> WindowShape:
+        """Of the windows of the second stage."""
+        distill = self.distill
+        return WindowShape(
+            block_size=self.block_size,
+            distant_blocks=distill.distant_blocks,
+            raw_tokens=distill.raw_tokens,
+            scored_tokens=distill.scored_tokens,
+        )

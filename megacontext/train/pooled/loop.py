@@ -24,7 +24,7 @@ from megacontext.gistnet.pooled import PooledCache
 from megacontext.models.block_caches import read_segment
 from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.progress import Progress
-from megacontext.runtime.gist_windows import WindowShape, pooled_gists, scored_hidden
+from megacontext.runtime.gist_windows import pooled_gists, scored_hidden
 from megacontext.runtime.pooled_gists import FrozenDecoder, open_decoder
 from megacontext.telemetry import Telemetry
 from megacontext.train.pooled.config import PooledTrainConfig
@@ -71,13 +71,7 @@ class _Training:
             )
             net.to(self.base.device)
             self.net = self._constant(net) if config.constant else net
-        distill = config.distill
-        self.shape = WindowShape(
-            block_size=config.block_size,
-            distant_blocks=distill.distant_blocks,
-            raw_tokens=distill.raw_tokens,
-            scored_tokens=distill.scored_tokens,
-        )
+        self.shape = config.shape
         self.began = time.perf_counter()
         self.done = 0
         self.told: dict[str, list[float]] = {"matching": [], "distill": [], "distill_ce": []}
