@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from megacontext.cli.answers import answer
 from megacontext.cli.eval import EvalOptions, print_results
 from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.tables import results_tables
@@ -58,15 +58,16 @@ class Demo:
         with RunFolder.create(self.runs, self.name, config, kind="demo", seed=config.seed) as run:
             results = run_first_light(prepared, run)
         report = write_report(run.path)
-        if self.json:
-            print(json.dumps({"run": str(run.path), "report": str(report), "results": results}, indent=2))
-        else:
+
+        def say() -> None:
             console = Console()
             for table in results_tables(results, config.focus.budget):
                 console.print(table)
             for sentence in results["sentences"]:
                 console.print(sentence)
             console.print(f"report: {report}", soft_wrap=True)
+
+        answer({"run": str(run.path), "report": str(report), "results": results}, self.json, say)
         if self.serve:
             return _serve(self.runs, run.path.name, self.port)
         return 0
@@ -79,11 +80,12 @@ class Eval(EvalOptions):
     def run(self) -> int:
         run, results = self.evaluate()
         report = write_report(run)
-        if self.json:
-            print(json.dumps({"run": str(run), "report": str(report), "results": results}, indent=2))
-        else:
+
+        def say() -> None:
             print_results(results)
             print(f"report: {report}")
+
+        answer({"run": str(run), "report": str(report), "results": results}, self.json, say)
         return 0
 
 
@@ -98,7 +100,7 @@ class Report:
 
     def run(self) -> int:
         path = write_report(self.run_folder)
-        print(json.dumps({"report": str(path)}) if self.json else path)
+        answer({"report": str(path)}, self.json, lambda: print(path))
         return 0
 
 
