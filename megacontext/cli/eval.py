@@ -1,4 +1,4 @@
-"""`megacontext eval SUITE`: one suite of questions, put to several ways of spending one budget.
+"""`megacontext eval SUITE`: a suite of questions, put to several ways of spending one budget, or one of plain text.
 
 What is done here ends with a run folder and tables. The report of the run is the workbench's, which lies above: its
 command of this name adds it.
@@ -7,18 +7,21 @@ command of this name adds it.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.tables import plain_table
 from megacontext.config import from_mapping
 from megacontext.errors import ConfigError
 from megacontext.evals.evaluation import EvalConfig, prepare, run_suite
 from megacontext.evals.focus_audit import check_audit, run_audit
+from megacontext.evals.language_suites import LANGUAGE_SUITES
+from megacontext.evals.language_windows import measured_prose
 from megacontext.evals.suites import AUDIT
 from megacontext.runtime.run import RunFolder
 
@@ -34,14 +37,20 @@ class EvalOptions:
     - babi: who and what is where, told between the sentences of a book.
     - counting: how often something was said of a person.
     - focus-audit: scores against measured utilities of single expansions.
+
+    And of plain text, where no question is asked (options: model, book, n, set, out, json):
+
+    - delta-nll: what it costs the next tokens that a distant span is read as gists.
+    - substitutability: which spans a gist can stand for, and how different gists are.
     """
 
     suite: Annotated[str, tyro.conf.Positional]
-    """needles, facts, mqar, variables, babi, counting or focus-audit."""
-    model: str | None = None
-    """A folder in data/, or the path of a folder, with trained parts; else tiny."""
+    """needles, facts, mqar, variables, babi, counting, focus-audit, delta-nll or substitutability."""
+    model: tuple[str, ...] | None = None
+    """A folder in data/, or the path of a folder, with trained parts; else tiny. Suites of plain text take several."""
     book: str | None = None
-    """Text between what is planted: a shipped book, or the path of a UTF-8 text file; else Pride and Prejudice."""
+    """Text between what is planted, or the held-out prose: a shipped book, or the path of a UTF-8 text file; else Pride
+    and Prejudice."""
     seeds: tuple[int, ...] | None = None
     """Each seed plants other things; else 0 1 2."""
     arms: tuple[str, ...] | None = None
@@ -49,13 +58,15 @@ class EvalOptions:
     budget: int | None = None
     """Key/value positions that the model may attend to, question included; else 256."""
     n: int | None = None
-    """Questions of a cell, over all seeds together, at least; else 60, while a claim needs 200."""
+    """Questions of a cell, over all seeds together, at least, or windows of text; else 60, while a claim needs 200."""
     lengths: tuple[int, ...] | None = None
     """Tokens of text of the histories; else the suite's own."""
     variants: tuple[int, ...] | None = None
     """Pairs of mqar, hops of variables, kinds of babi, the highest count of counting; else the suite's own."""
     keep_memories: bool = False
     """Leave the memories in the run's folder, to be opened with `megacontext ask` or `inspect`."""
+    set: Overrides = ()
+    """Changes to a suite of plain text, as key=value, e.g. blocks=6 distances=[64,256]"""
     out: Path | None = None
     """Folder of the run; else the first free of runs/eval-SUITE, runs/eval-SUITE-2, ..."""
     json: bool = False
@@ -63,7 +74,16 @@ class EvalOptions:
 
     def config(self) -> EvalConfig:
         """The evaluation that these options describe. Raises ConfigError."""
-        given = {"model": self.model, "book": self.book, "seeds": self.seeds, "arms": self.arms, "n": self.n}
+        if self.set:
+            raise ConfigError(
+                f"set is for suites of plain text, {self.suite} has options of its own; leave it out"
+            )
+        if self.model is not None and len(self.model) != 1:
+            raise ConfigError(
+                f"a suite of questions is put to one model, got {len(self.model)}; measure them one by one"
+            )
+        model = None if self.model is None else self.model[0]
+        given = {"model": model, "book": self.book, "seeds": self.seeds, "arms": self.arms, "n": self.n}
         given |= {"lengths": self.lengths, "variants": self.variants}
         table: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         table |= {"suite": self.suite, "keep_memories": self.keep_memories}
@@ -73,22 +93,48 @@ class EvalOptions:
 
     def evaluate(self) -> tuple[Path, dict[str, Any]]:
         """Do it: the run's folder and what its results.json says. Nothing is written before all is checked."""
+        if self.suite in LANGUAGE_SUITES:
+            return self._measure_language()
         config = self.config()
-        if self.out is not None and self.out.exists():
-            raise ConfigError(
-                f"a new run needs a free folder, {self.out} exists; choose another --out or delete it"
-            )
+        self._check_out()
         prepared = prepare(config)
         audits = config.suite == AUDIT
         if audits:
             check_audit(prepared)
-        name = None if self.out is None else self.out.name
-        runs = Path("runs") if self.out is None else self.out.parent
-        with RunFolder.create(
-            runs, name, config, kind=f"eval-{config.suite}", seed=config.seeds[0], seeds=list(config.seeds)
-        ) as run:
+        with self._run_folder(config, seed=config.seeds[0], seeds=list(config.seeds)) as run:
             results = run_audit(prepared, run) if audits else run_suite(prepared, run)
         return run.path, results
+
+    def _measure_language(self) -> tuple[Path, dict[str, Any]]:
+        suite = LANGUAGE_SUITES[self.suite]
+        for name in ("seeds", "arms", "budget", "lengths", "variants"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name} is for suites of questions, {self.suite} asks none; its sizes are changed with --set"
+                )
+        if self.keep_memories:
+            raise ConfigError(f"{self.suite} keeps nothing in a memory; leave --keep-memories out")
+        table: dict[str, Any] = {"suite": self.suite} | parsed(self.set)
+        table |= {key: value for key, value in (("models", self.model), ("n", self.n)) if value is not None}
+        config = from_mapping(suite.config, table, where="eval")
+        if self.book is not None:
+            config = replace(config, genres=measured_prose(config.genres, self.book))
+        self._check_out()
+        prepared = suite.prepare(config)
+        with self._run_folder(config, seed=config.seed) as run:
+            results = suite.run(prepared, run)
+        return run.path, results
+
+    def _check_out(self) -> None:
+        if self.out is not None and self.out.exists():
+            raise ConfigError(
+                f"a new run needs a free folder, {self.out} exists; choose another --out or delete it"
+            )
+
+    def _run_folder(self, config: Any, **about: Any) -> RunFolder:
+        name = None if self.out is None else self.out.name
+        runs = Path("runs") if self.out is None else self.out.parent
+        return RunFolder.create(runs, name, config, kind=f"eval-{self.suite}", **about)
 
 
 def print_results(results: dict[str, Any]) -> None:
