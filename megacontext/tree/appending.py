@@ -18,7 +18,7 @@ import numpy as np
 
 from megacontext.errors import ConfigError, ShapeError
 from megacontext.tree.documents import Document, grown, name_record, now
-from megacontext.tree.encoder import GistEncoder
+from megacontext.tree.encoder import Encoder
 from megacontext.tree.growth import grow
 from megacontext.tree.history import End, History
 from megacontext.tree.identity import Catalogue
@@ -49,7 +49,7 @@ class Receipt(NamedTuple):
 class Appender:
     """Writes to the end of `history`, keeping up gist version `number` with `encoder` where there is one."""
 
-    def __init__(self, history: History, number: int, encoder: GistEncoder | None, durability: Durability):
+    def __init__(self, history: History, number: int, encoder: Encoder | None, durability: Durability):
         self._history, self._number, self._encoder = history, number, encoder
         self._durability = durability
         self._pending: list[np.ndarray] = []

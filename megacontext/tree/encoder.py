@@ -45,6 +45,41 @@ class GistEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class SegmentEncoder(Protocol):
+    """Makes the gists of whole segments: a block's know what stands before it in its segment, and nothing else.
+
+    Segments are `segment_blocks` blocks each, counted from the beginning of the history. What a block gets must not
+    depend on how many blocks follow it, for a history grows. `left_tokens` is (segment_blocks - 1) * K: how far back
+    a block's vectors may have looked, which is what forgetting goes by.
+    """
+
+    fingerprint: str
+    block_size: int
+    gist_width: int
+    address_width: int
+    """0 where addresses are another version's affair."""
+    left_tokens: int
+    segment_blocks: int
+
+    def encode_segment(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gists (n, E) and addresses (n, A), float32, of the first n blocks of a segment, int32 `tokens` (n, K)."""
+        ...
+
+    def encode_parents(self, children: np.ndarray, lod: int) -> np.ndarray:
+        """As a `GistEncoder` does."""
+        ...
+
+
+Encoder = GistEncoder | SegmentEncoder
+"""Either kind of maker."""
+
+
+def segment_blocks(encoder: Encoder) -> int:
+    """Blocks that are made together: 1 where each is made alone."""
+    return encoder.segment_blocks if isinstance(encoder, SegmentEncoder) else 1
+
+
 def left_windows(before: np.ndarray, blocks: np.ndarray, left_tokens: int) -> np.ndarray:
     """The ids in front of each of `blocks` (n, K), which follow `before` (left_tokens,): (n, left_tokens).
 

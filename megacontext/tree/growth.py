@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from megacontext.errors import ShapeError
-from megacontext.tree.encoder import GistEncoder, left_windows
+from megacontext.tree.encoder import Encoder, SegmentEncoder, left_windows
 from megacontext.tree.history import History
 from megacontext.tree.identity import Version
 from megacontext.tree.records import addresses_table, gists_table, pack_vectors, to_half
@@ -19,7 +19,7 @@ from megacontext.tree.store import Batch
 
 def grow(
     history: History,
-    encoder: GistEncoder,
+    encoder: Encoder,
     version: Version,
     first: int,
     blocks: np.ndarray,
@@ -49,12 +49,15 @@ def grow(
 
 
 def encode(
-    history: History, encoder: GistEncoder, version: Version, first: int, blocks: np.ndarray
+    history: History, encoder: Encoder, version: Version, first: int, blocks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gists (n, E) and addresses (n, A), float16, of neighbouring blocks (n, K)."""
-    before = history.before(first * history.block_size, version.left_tokens)
-    left = left_windows(before, blocks, version.left_tokens)
-    gists, addresses = encoder.encode_blocks(blocks, left)  # (n, K) -> (n, E), (n, A)
+    if isinstance(encoder, SegmentEncoder):
+        gists, addresses = _by_segments(history, encoder, first, blocks)
+    else:
+        before = history.before(first * history.block_size, version.left_tokens)
+        left = left_windows(before, blocks, version.left_tokens)
+        gists, addresses = encoder.encode_blocks(blocks, left)  # (n, K) -> (n, E), (n, A)
     return (
         to_half(_shaped(gists, (len(blocks), version.gist_width), "encode_blocks' gists"), "gists"),
         to_half(
@@ -63,7 +66,21 @@ def encode(
     )
 
 
-def parents_of(encoder: GistEncoder, version: Version, family: np.ndarray, lod: int) -> np.ndarray:
+def _by_segments(
+    history: History, encoder: SegmentEncoder, first: int, blocks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gists (n, E) and addresses (n, A) of `blocks` from index `first` on; what leads up to them is read again."""
+    size = encoder.segment_blocks
+    begin = first // size * size
+    known = np.concatenate([history.blocks(np.arange(begin, first)), blocks])
+    made = [encoder.encode_segment(known[at : at + size]) for at in range(0, len(known), size)]
+    if not made:
+        return np.zeros((0, encoder.gist_width)), np.zeros((0, encoder.address_width))
+    gists, addresses = (np.concatenate(rows)[first - begin :] for rows in zip(*made, strict=True))
+    return gists, addresses
+
+
+def parents_of(encoder: Encoder, version: Version, family: np.ndarray, lod: int) -> np.ndarray:
     """Gists (n, E), float16, of level `lod` from rounded children (n, K, E)."""
     made = encoder.encode_parents(family, lod)  # (n, K, E) -> (n, E)
     return to_half(_shaped(made, (len(family), version.gist_width), "encode_parents' gists"), "gists")

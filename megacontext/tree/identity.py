@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 
 from megacontext.errors import ConfigError, CorruptRecordError, TreeFormatError
-from megacontext.tree.encoder import GistEncoder
+from megacontext.tree.encoder import Encoder
 from megacontext.tree.layout import Layout, plan
 from megacontext.tree.records import META, WAY_OUT, Record, seal, unseal
 
@@ -58,7 +58,7 @@ class Version:
     """Blocks below the frontier without valid vectors, in order and apart."""
 
     @classmethod
-    def of(cls, number: int, identity: Identity, encoder: GistEncoder) -> Version:
+    def of(cls, number: int, identity: Identity, encoder: Encoder) -> Version:
         """A version that covers nothing yet."""
         return cls(
             number=number,
@@ -191,7 +191,7 @@ def read_catalogue(value: bytes | None, path: str) -> Catalogue:
     return Catalogue(**stored, versions=versions, forgotten=forgotten, lost=lost)
 
 
-def check_encoder(identity: Identity, encoder: GistEncoder) -> None:
+def check_encoder(identity: Identity, encoder: Encoder) -> None:
     """Raises ConfigError if an encoder is not the one that an identity names."""
     if encoder.fingerprint != identity.encoder or encoder.block_size != identity.block_size:
         raise ConfigError(
@@ -223,7 +223,7 @@ def check_identity(catalogue: Catalogue, wanted: Identity, path: str) -> Version
     return version
 
 
-def check_widths(version: Version, encoder: GistEncoder, path: str) -> None:
+def check_widths(version: Version, encoder: Encoder, path: str) -> None:
     """Raises TreeFormatError if vectors of an encoder would not fit among the stored ones."""
     for name in ("gist_width", "address_width", "left_tokens"):
         if getattr(version, name) != getattr(encoder, name):
@@ -232,6 +232,16 @@ def check_widths(version: Version, encoder: GistEncoder, path: str) -> None:
                 f"{getattr(version, name)} there and {getattr(encoder, name)} here; use that encoder, or "
                 "ingest the text again into a new memory"
             )
+
+
+def check_maker(version: Version, encoder: Encoder, path: str) -> None:
+    """Raises TreeFormatError if an encoder is not the one that made a version."""
+    if version.encoder != encoder.fingerprint:
+        raise TreeFormatError(
+            f"gist version {version.number} of {path} is made by the encoder {version.encoder}, got "
+            f"{encoder.fingerprint}; pass that one, or add a version for the other"
+        )
+    check_widths(version, encoder, path)
 
 
 def _differing(stored: Catalogue | Version, wanted: Identity, names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from megacontext.tree.access import AccessStatistics
 from megacontext.tree.appending import Appender, Durability, Receipt, put_documents
 from megacontext.tree.derived import remove_derived
 from megacontext.tree.documents import Citation, Document, Documents
-from megacontext.tree.encoder import GistEncoder
+from megacontext.tree.encoder import Encoder
 from megacontext.tree.history import End, History
 from megacontext.tree.identity import (
     Catalogue,
@@ -36,6 +36,7 @@ from megacontext.tree.identity import (
     Version,
     check_encoder,
     check_identity,
+    check_maker,
     check_widths,
 )
 from megacontext.tree.lmdb_store import DEFAULT_MAP_BYTES, Check, LmdbStore
@@ -70,7 +71,7 @@ class Memory:
         store: Store,
         label: str,
         version: int,
-        encoder: GistEncoder | None,
+        encoder: Encoder | None,
         writable: bool,
         durability: Durability = "sync",
         lazy: bool = False,
@@ -87,7 +88,7 @@ class Memory:
         cls,
         path: Path | str | None,
         identity: Identity,
-        encoder: GistEncoder | None,
+        encoder: Encoder | None,
         *,
         durability: Durability = "sync",
         map_bytes: int = DEFAULT_MAP_BYTES,
@@ -116,7 +117,7 @@ class Memory:
         cls,
         path: Path | str,
         identity: Identity | None = None,
-        encoder: GistEncoder | None = None,
+        encoder: Encoder | None = None,
         writable: bool = False,
         *,
         durability: Durability = "sync",
@@ -180,13 +181,18 @@ class Memory:
         """The gist version that is read. Raises StaleGistError if there is none, or it is gone."""
         return self._vectors.version()
 
-    def reading(self, number: int) -> Memory:
+    def reading(self, number: int, encoder: Encoder | None = None) -> Memory:
         """The same memory, reading another gist version; it shares the store and is not closed by itself.
 
-        Raises TreeFormatError if there is no such version.
+        With the version's `encoder`, gists that are missing are made when they are read, and kept if this memory is
+        writable. Raises TreeFormatError if there is no such version, or the encoder is not its own.
         """
-        self.catalogue.version(number)
-        return Memory(self.store, self.history.label, number, None, writable=False)
+        version = self.catalogue.version(number)
+        other = Memory(self.store, self.history.label, number, None, writable=False)
+        if encoder is not None:
+            check_maker(version, encoder, self.history.label)
+            other._vectors = VectorReader(other.history, number, encoder, self._keep)
+        return other
 
     @property
     def identity(self) -> Identity:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from megacontext.errors import ConfigError, TreeFormatError
 from megacontext.tree.appending import chunk_blocks
-from megacontext.tree.encoder import GistEncoder
+from megacontext.tree.encoder import Encoder
 from megacontext.tree.growth import grow
 from megacontext.tree.identity import Catalogue, Identity, Version, check_encoder, check_identity
 from megacontext.tree.memory import Memory
@@ -25,7 +25,7 @@ Told = Callable[[int, int], None]
 """Told after each chunk: blocks done by this sweep, and of how many."""
 
 
-def add_version(memory: Memory, identity: Identity, encoder: GistEncoder) -> Version:
+def add_version(memory: Memory, identity: Identity, encoder: Encoder) -> Version:
     """A version for `encoder`, covering nothing yet; the one that exists if there is one.
 
     The first version of a memory becomes the active one at once. Raises TreeFormatError if tokenizer or block size
@@ -47,7 +47,7 @@ def add_version(memory: Memory, identity: Identity, encoder: GistEncoder) -> Ver
     return version
 
 
-def sweep(memory: Memory, number: int, encoder: GistEncoder, told: Told | None = None) -> int:
+def sweep(memory: Memory, number: int, encoder: Encoder, told: Told | None = None) -> int:
     """Make all vectors that version `number` lacks, and return of how many blocks.
 
     Each chunk is one transaction with the note of how far the version now reaches: after an interruption the next
@@ -71,7 +71,7 @@ def sweep(memory: Memory, number: int, encoder: GistEncoder, told: Told | None =
     return done
 
 
-def _sweep_chunk(memory: Memory, number: int, encoder: GistEncoder) -> int:
+def _sweep_chunk(memory: Memory, number: int, encoder: Encoder) -> int:
     """One transaction of a sweep: the first blocks that are missing. Returns how many."""
     history = memory.history
     end, catalogue = history.state()

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from megacontext.errors import CorruptRecordError, NodeMissingError, StaleGistError
-from megacontext.tree.encoder import GistEncoder
+from megacontext.tree.encoder import Encoder
 from megacontext.tree.history import End, History
 from megacontext.tree.identity import Catalogue, Version
 from megacontext.tree.made_on_read import make_addresses, make_gists
@@ -30,9 +30,7 @@ class VectorReader:
     With an `encoder` missing vectors are made when they are read, and given to `keep`.
     """
 
-    def __init__(
-        self, history: History, number: int, encoder: GistEncoder | None, keep: Callable[[Batch], None]
-    ):
+    def __init__(self, history: History, number: int, encoder: Encoder | None, keep: Callable[[Batch], None]):
         self.number = number
         self._history, self._encoder, self._keep = history, encoder, keep
         self._block_size = history.block_size

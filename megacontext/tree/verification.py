@@ -17,7 +17,7 @@ from megacontext.errors import MegaContextError, TreeFormatError
 from megacontext.spans import Span
 from megacontext.tree.appending import chunk_blocks
 from megacontext.tree.data_file import newest_data_file
-from megacontext.tree.encoder import GistEncoder
+from megacontext.tree.encoder import Encoder
 from megacontext.tree.growth import encode, parents_of
 from megacontext.tree.identity import Identity
 from megacontext.tree.lmdb_store import LmdbStore
@@ -53,7 +53,7 @@ class Verification:
 
 
 def verify(
-    path: Path, identity: Identity | None = None, encoder: GistEncoder | None = None, told: Told | None = None
+    path: Path, identity: Identity | None = None, encoder: Encoder | None = None, told: Told | None = None
 ) -> Verification:
     """Everything that is wrong with the memory in `path`. Raises TreeFormatError if there is none at all."""
     file = newest_data_file(path)
@@ -121,7 +121,7 @@ def _counted(records: Iterator[tuple[str, Record]], told: Told | None) -> Iterat
             told(number)
 
 
-def recompute(memory: Memory, encoder: GistEncoder) -> tuple[list[Damage], int]:
+def recompute(memory: Memory, encoder: Encoder) -> tuple[list[Damage], int]:
     """Vectors of the version that is read that differ from what their tokens give, and how many were compared."""
     history, version, size = memory.history, memory.version, memory.block_size
     wrong: list[Damage] = []

@@ -34,6 +34,24 @@ class ArithmeticEncoder:
         return _mix(bits.reshape(len(children), -1) + lod, self.gist_width, 1013)
 
 
+class ArithmeticSegments(ArithmeticEncoder):
+    """The same of a block with all that stands before it in its segment: every vector knows the way there."""
+
+    encode_blocks = None
+
+    def __init__(self, block_size=4, segment_blocks=3, gist_width=6, address_width=4):
+        left_tokens = (segment_blocks - 1) * block_size
+        super().__init__(block_size, gist_width, address_width, left_tokens, "segments-1")
+        self.segment_blocks = segment_blocks
+        self.segments_read = 0
+
+    def encode_segment(self, tokens):
+        assert tokens.dtype == np.int32 and 1 <= len(tokens) <= self.segment_blocks
+        self.segments_read += 1
+        seen = np.cumsum(tokens.astype(np.int64) * np.arange(3, 3 + self.block_size), axis=0)
+        return _mix(seen, self.gist_width, 1009), _mix(seen, self.address_width, 997)
+
+
 class TrivialEncoder(ArithmeticEncoder):
     """Nearly free vectors, to time the tree and nothing else."""
 
@@ -48,7 +66,8 @@ class TrivialEncoder(ArithmeticEncoder):
 def _mix(rows, width, modulus):
     places = np.arange(1, rows.shape[1] + 1)
     sums = [(rows.astype(np.int64) * (places * (column + 1) % 31 + 1)).sum(axis=1) for column in range(width)]
-    return (np.stack(sums, axis=1) % modulus).astype(np.float32) / 1000
+    mixed = np.stack(sums, axis=1) if width else np.zeros((len(rows), 0))
+    return (mixed % modulus).astype(np.float32) / 1000
 
 
 def identity_of(encoder):
