@@ -245,7 +245,7 @@ def _raced(
     config: LiveBenchConfig, bundle: Bundle, live: LiveSession, layout: str, changes: Iterator[None]
 ) -> dict[str, Any]:
     """Read after every change, once on top of what is kept and once into an empty cache; both must say the same."""
-    anew = ContextCache(bundle.base, live.memory.block_size, config.budget)
+    anew = ContextCache(bundle.base, config.budget)
     kept_ms, anew_ms, shares = [], [], []
     for _ in changes:
         nothing = np.zeros(0, dtype=np.int32)

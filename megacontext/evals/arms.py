@@ -69,7 +69,8 @@ def look(session: Session, arm: str, prompt: np.ndarray, *, number: int, needed:
         return Look([session.read(None, prompt)], [], False)
     if arm == GIST_ONLY:
         memory = session.memory
-        cover = starting_context(memory.num_tokens, memory.block_size, session.config.budget, len(prompt))
+        around = session.prompt_cost(prompt)
+        cover = starting_context(memory.num_tokens, memory.block_size, session.config.budget, around)
         return Look([session.read(cover, prompt)], [], _shows(cover, needed))
     heads = arm.split(HEADS)
     focuses = [

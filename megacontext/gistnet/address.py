@@ -51,11 +51,17 @@ class AddressNet(nn.Module):
 
     BLOCK, QUESTION = 0, 1
 
-    def __init__(self, config: AddressNetConfig, *, vocab_size: int, block_size: int):
+    def __init__(
+        self, config: AddressNetConfig, *, vocab_size: int, block_size: int, table: Tensor | None = None
+    ):
+        """`table` (V, E): embeddings of somebody else to look at, which stay as they are and are not saved with it."""
         super().__init__()
         self.config = config
         longest = max(config.left_tokens + block_size, config.longest_question)
-        self.token = nn.Embedding(vocab_size, config.width)
+        if table is None:
+            self.token = nn.Embedding(vocab_size, config.width)
+        else:
+            self.token = _Frozen(table, config.width)
         self.place = nn.Parameter(torch.randn(longest, config.width) * 0.02)
         self.kind = nn.Parameter(torch.randn(2, config.width) * 0.02)
         self.layers = nn.ModuleList(EncoderLayer(config.width, config.heads) for _ in range(config.layers))
@@ -82,3 +88,15 @@ class AddressNet(nn.Module):
         x = self.norm(x)
         weights = self.weight(x)[..., 0].masked_fill(~known, float("-inf")).softmax(dim=1)
         return F.normalize(self.head((weights[..., None] * x).sum(dim=1)), dim=-1)
+
+
+class _Frozen(nn.Module):
+    """Rows of a table that belongs to somebody else, normed and projected: ids (...) -> (..., width)."""
+
+    def __init__(self, table: Tensor, width: int):
+        super().__init__()
+        self.register_buffer("table", F.normalize(table, dim=-1), persistent=False)
+        self.project = nn.Linear(table.shape[1], width, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.project(F.embedding(ids, self.table) * self.table.shape[1] ** 0.5)

@@ -66,7 +66,10 @@ class LensNet(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.from_gist = nn.Sequential(nn.LayerNorm(gist_width), nn.Linear(gist_width, width))
+        # A memory whose gists are made only where they are read has none to look at.
+        self.from_gist = (
+            nn.Sequential(nn.LayerNorm(gist_width), nn.Linear(gist_width, width)) if gist_width else None
+        )
         self.from_address = nn.Linear(address_width, width)
         self.from_product = nn.Linear(address_width, width)
         self.from_match = nn.Linear(2, width)
@@ -84,7 +87,7 @@ class LensNet(nn.Module):
         question = given.question[:, None, :]
         match = given.match[..., None]
         x = (
-            self.from_gist(given.gists)
+            (0.0 if self.from_gist is None else self.from_gist(given.gists))
             + self.from_address(given.addresses)
             + self.from_product(given.addresses * question * question.shape[-1] ** 0.5)
             # A cosine moves little where it matters; the cube spreads the top end.

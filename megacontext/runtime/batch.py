@@ -43,7 +43,7 @@ class LiveBatch:
         self._base = base
         self._rows = CacheRows(base, len(self.sessions), max(live.budget for live in self.sessions))
         for live, row in zip(self.sessions, self._rows.rows, strict=True):
-            live.share(ContextCache(base, live.memory.block_size, live.budget, row))
+            live.share(ContextCache(base, live.budget, row))
 
     def generate(
         self, max_tokens: int, *, temperature: float = 0.0, top_k: int = 0, stop_ids: Collection[int] = ()

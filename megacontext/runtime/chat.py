@@ -121,6 +121,14 @@ class TemplateChat:
             ids += self._ids(turn.text, split_special_tokens=True)
         return [*ids, *self._ids(rest)]
 
+    def around_user(self) -> tuple[list[int], list[int]]:
+        """Ids before and behind what a user says in a first turn; none without a template."""
+        if not self._tokenizer.chat_template:
+            return [], []
+        mark = "\ue000user\ue001"
+        before, _, behind = self._rendered([mark], [Turn("user", "")]).partition(mark)
+        return self._ids(before), self._ids(behind)
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

@@ -65,8 +65,8 @@ class ContextCache:
     They lie in `cache`, which is reserved unless it is given: empty, with that much room for one decoding.
     """
 
-    def __init__(self, base: BaseModel, block_size: int, room: int, cache: Cache | None = None):
-        self._base, self._block_size, self._room = base, block_size, room
+    def __init__(self, base: BaseModel, room: int, cache: Cache | None = None):
+        self._base, self._room = base, room
         self._cache = base.reserve(1, room) if cache is None else cache
         self._rows = Rows(*(np.zeros(0, dtype=kind) for kind in (np.int64, np.int64, np.float64)))
         self._ids = np.zeros(0, dtype=np.int64)
@@ -85,9 +85,9 @@ class ContextCache:
         """Forget everything: another model, another gist version."""
         self._keep(0)
 
-    def invalidate(self, start: int, stop: int) -> int:
-        """Tokens [start, stop) are no longer what they were; returns how many rows stay true."""
-        width = self._block_size**self._rows.lod
+    def invalidate(self, start: int, stop: int, block_size: int) -> int:
+        """Tokens [start, stop) of a tree of that block size have changed; returns how many rows stay true."""
+        width = block_size**self._rows.lod
         begins, ends = self._rows.index * width, (self._rows.index + 1) * width
         touched = np.flatnonzero((begins < stop) & (ends > start))
         if len(touched):

@@ -6,10 +6,15 @@ same history. Their last hidden states are averaged, and each goes on with the t
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
+
 import torch
+from torch import Tensor
 
 from megacontext.errors import ShapeError
 from megacontext.models.base import BaseModel
+from megacontext.runtime.context_cache import ContextCache, NextToken
 from megacontext.runtime.reading import Reading, stack
 
 _BATCH = 32
@@ -18,9 +23,9 @@ _BATCH = 32
 
 @torch.inference_mode()
 def decode_greedily(
-    base: BaseModel, readings: list[Reading], *, max_tokens: int, stop_token: int, heads: int = 1
+    base: BaseModel, readings: list[Reading], *, max_tokens: int, stop_tokens: Collection[int], heads: int = 1
 ) -> list[list[int]]:
-    """Token ids that follow each reading, at most `max_tokens`, without the `stop_token` that ended them.
+    """Token ids that follow each reading, at most `max_tokens`, without that of `stop_tokens` which ended them.
 
     Every `heads` readings in a row are those of one reader and get one answer. Readers of like length are decoded
     together; the answers come back in the order given. Raises ShapeError for readings that are no whole readers.
@@ -36,32 +41,66 @@ def decode_greedily(
     for start in range(0, len(order), at_once):
         chosen = order[start : start + at_once]
         together = [reading for number in chosen for reading in readers[number]]
-        said = _decode(together, base, max_tokens, stop_token, heads)
+        said = _decode(together, base, max_tokens, frozenset(stop_tokens), heads)
         for number, answer in zip(chosen, said, strict=True):
             answers[number] = answer
     return answers
 
 
 def _decode(
-    readings: list[Reading], base: BaseModel, max_tokens: int, stop_token: int, heads: int
+    readings: list[Reading], base: BaseModel, max_tokens: int, stops: frozenset[int], heads: int
 ) -> list[list[int]]:
-    batch = stack(readings, base)
-    rows, width = batch.ids.shape
-    cache = base.reserve(rows, width + max_tokens)
-    hidden = base(batch.embeddings, batch.positions, ids=batch.ids, padding=batch.padding, cache=cache)
-    position = batch.positions[:, -1:]
+    with_entries = any(len(reading.cached_slots) for reading in readings)
+    rows = (_OneByOne if with_entries else _SideBySide)(readings, base, max_tokens)
     produced = []
-    running = torch.ones(rows // heads, dtype=torch.bool, device=base.device)
+    ends = torch.tensor(sorted(stops), dtype=torch.long, device=base.device)
+    running = torch.ones(len(readings) // heads, dtype=torch.bool, device=base.device)
     for step in range(max_tokens):
-        merged = hidden[:, -1:].unflatten(0, (-1, heads)).mean(dim=1)  # (B, 1, E) -> (B / heads, 1, E)
+        merged = rows.hidden.unflatten(0, (-1, heads)).mean(dim=1)  # (B, 1, E) -> (B / heads, 1, E)
         token = base.unembed(merged).argmax(dim=-1)  # (B / heads, 1)
         produced.append(token[:, 0])
-        running &= token[:, 0] != stop_token
+        running &= ~torch.isin(token[:, 0], ends)
         if step + 1 == max_tokens or not running.any():
             break
-        position, token = position + 1, token.repeat_interleave(heads, dim=0)
-        hidden = base(base.embed(token), position, ids=token, cache=cache)
-    answers = []
-    for row in torch.stack(produced, dim=1).tolist():
-        answers.append(row[: row.index(stop_token)] if stop_token in row else row)
-    return answers
+        rows.go_on(token.repeat_interleave(heads, dim=0))
+    rows_said = torch.stack(produced, dim=1).tolist()
+    return [list(itertools.takewhile(lambda token: token not in stops, row)) for row in rows_said]
+
+
+class _SideBySide:
+    """Readings of tokens and embedding gists in one batch; `hidden` (B, 1, E) is what each says next."""
+
+    def __init__(self, readings: list[Reading], base: BaseModel, max_tokens: int):
+        batch = stack(readings, base)
+        count, width = batch.ids.shape
+        self._base, self._cache = base, base.reserve(count, width + max_tokens)
+        self._position = batch.positions[:, -1:]
+        hidden = base(
+            batch.embeddings, batch.positions, ids=batch.ids, padding=batch.padding, cache=self._cache
+        )
+        self.hidden = hidden[:, -1:]
+
+    def go_on(self, token: Tensor) -> None:
+        """Read one more token (B, 1) in each row."""
+        self._position = self._position + 1
+        self.hidden = self._base(self._base.embed(token), self._position, ids=token, cache=self._cache)
+
+
+class _OneByOne:
+    """The same for readings whose gists are keys and values: those go into a cache of each reading's own."""
+
+    def __init__(self, readings: list[Reading], base: BaseModel, max_tokens: int):
+        self._caches = [ContextCache(base, reading.cost + max_tokens) for reading in readings]
+        self._last = [(int(one.rows.index[-1]), float(one.rows.position[-1])) for one in readings]
+        reports = [cache.read(one) for cache, one in zip(self._caches, readings, strict=True)]
+        self.hidden = torch.stack([report.hidden for report in reports])
+
+    def go_on(self, token: Tensor) -> None:
+        """Read one more token (B, 1) in each row."""
+        self._last = [(number + 1, position + 1) for number, position in self._last]
+        self.hidden = torch.stack(
+            [
+                cache.step(NextToken(one, *place))
+                for cache, one, place in zip(self._caches, token[:, 0].tolist(), self._last, strict=True)
+            ]
+        )

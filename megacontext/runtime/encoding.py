@@ -24,6 +24,9 @@ tiny model); a single block pays for all the rows, which is some 35 ms on one co
 class BundleEncoder:
     """Embedding gists by GistNet over the base model's own embeddings, addresses by AddressNet."""
 
+    cached_gists = False
+    """Whether a gist is an entry of keys and values, as `models.entries` packs it, or an input embedding."""
+
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
         self.block_size = bundle.config.block_size
@@ -49,7 +52,7 @@ class BundleEncoder:
     def encode_blocks(self, tokens: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """tokens (n, K), left (n, left_tokens) -> gists (n, E), addresses (n, A), all float32."""
         gists, addresses = [], []
-        for seen in _filled(np.concatenate((left, tokens), axis=1).astype(np.int64)):
+        for seen in filled(np.concatenate((left, tokens), axis=1).astype(np.int64)):
             gists.append(self.bundle.gistnet(self.bundle.base.embed(seen[:, self.left_tokens :]), 1))
             addresses.append(self.bundle.address(seen, AddressNet.BLOCK))
         count = len(tokens)
@@ -58,7 +61,7 @@ class BundleEncoder:
     @torch.inference_mode()
     def encode_parents(self, children: np.ndarray, lod: int) -> np.ndarray:
         """children (n, K, E) -> gists (n, E) of level `lod`, float32."""
-        gists = [self.bundle.gistnet(batch, lod) for batch in _filled(children)]
+        gists = [self.bundle.gistnet(batch, lod) for batch in filled(children)]
         return torch.cat(gists)[: len(children)].numpy()
 
     @torch.inference_mode()
@@ -77,7 +80,7 @@ class BundleEncoder:
         return (per_block * (1 + 1 / (self.block_size - 1)) + 2 * seen * own) / self.block_size
 
 
-def _filled(rows: np.ndarray) -> Iterator[torch.Tensor]:
+def filled(rows: np.ndarray) -> Iterator[torch.Tensor]:
     """Batches of `_BATCH` of the `rows`, zeros behind the last; at least one batch."""
     for start in range(0, max(1, len(rows)), _BATCH):
         batch = np.zeros((_BATCH, *rows.shape[1:]), dtype=rows.dtype)

@@ -46,6 +46,21 @@ class Rows:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def only(self, chosen: np.ndarray) -> Rows:
+        """Those that are chosen, bool (W,), each where it stands."""
+        return Rows(self.lod[chosen], self.index[chosen], self.position[chosen])
+
+    def behind(self, count: int) -> Rows:
+        """The same behind `count` tokens that belong to no history: numbered -count to -1, at the first places."""
+        if not count:
+            return self
+        places = np.arange(count)
+        return Rows(
+            np.concatenate([np.zeros(count, dtype=np.int64), self.lod]),
+            np.concatenate([places - count, self.index]),
+            np.concatenate([places.astype(np.float64), self.position + count]),
+        )
+
     def same_start(self, other: Rows) -> int:
         """How many leading rows are the same node at the same position in both."""
         count = min(len(self), len(other))

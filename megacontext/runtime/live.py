@@ -113,7 +113,7 @@ class LiveSession:
         self._slack = int(self.config.slack * self.budget)
         self.context = WorkingContext.raw(0, self.memory.block_size)
         self.allocator = AllocatorState()
-        self.cache = ContextCache(self.base, self.memory.block_size, self.budget)
+        self.cache = ContextCache(self.base, self.budget)
         self.chance = torch.Generator().manual_seed(seed)
         self.refocused: Refocus | None = None
         """The last refocus."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -29,6 +29,7 @@ from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.models.huggingface.folder import load_model_folder
 from megacontext.models.huggingface.smollm2 import load_smollm2
 from megacontext.runtime.bases import Precision
+from megacontext.runtime.frozen.vocabulary import FrozenVocabulary
 
 _FORMAT = 1
 _WEIGHTS, _DESCRIPTION = "pooled.safetensors", "pooled.json"
@@ -43,8 +44,13 @@ class FrozenDecoder:
     """The token that stands before everything."""
     fingerprint: str
     """16 hex digits over its weights in float32."""
-    encode: Callable[[str], list[int]]
-    """Text to token ids, without any special token."""
+    vocabulary: FrozenVocabulary
+    tokenizer: Any
+    """The same, as transformers has it: with its chat template."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids, int32 (T,), without any special token."""
+        return self.vocabulary.encode(text)
 
 
 def open_decoder(name: str, device: str, precision: Precision, sink: str) -> FrozenDecoder:
@@ -54,20 +60,14 @@ def open_decoder(name: str, device: str, precision: Precision, sink: str) -> Fro
     that holds no entries.
     """
     base, tokenizer = load_smollm2() if name == "smollm2" else load_model_folder(Path(name))
-    sink_id = tokenizer.convert_tokens_to_ids(sink)
-    if sink_id is None or (sink_id == tokenizer.unk_token_id and sink != tokenizer.unk_token):
+    vocabulary = FrozenVocabulary(tokenizer)
+    sink_id = vocabulary.special_id(sink)
+    if sink_id is None:
         raise ConfigError(f"sink must be one token of {name}'s vocabulary, got {sink!r}; name another")
     assert base.entry_shape
     fingerprint = _fingerprint(base)
     base.to(find_device(device), torch.float32 if precision == "float32" else torch.bfloat16)
-
-    def encode(text: str) -> list[int]:
-        # The length that a tokenizer warns about is that of the decoder's own window: no limit here.
-        return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
-            "input_ids"
-        ]
-
-    return FrozenDecoder(base, sink_id, fingerprint, encode)
+    return FrozenDecoder(base, sink_id, fingerprint, vocabulary, tokenizer)
 
 
 def _fingerprint(base: HuggingFaceBase) -> str:

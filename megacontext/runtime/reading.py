@@ -19,6 +19,34 @@ from megacontext.models.positions import PositionPolicy
 from megacontext.runtime.layout import Rows, lay_out
 from megacontext.tree.memory import Memory
 
+_NOTHING = np.zeros(0, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Token ids that a model wants around what it reads: those of a chat's turns, say."""
+
+    opening: np.ndarray = field(default_factory=lambda: _NOTHING)
+    """Before the context."""
+    asking: np.ndarray = field(default_factory=lambda: _NOTHING)
+    """Between the context and the question."""
+    closing: np.ndarray = field(default_factory=lambda: _NOTHING)
+    """Behind the question."""
+    stops: frozenset[int] = frozenset()
+    """What ends an answer, beside the end of a line."""
+
+    @property
+    def cost(self) -> int:
+        """Positions that it takes of a budget."""
+        return len(self.opening) + len(self.asking) + len(self.closing)
+
+    def around(self, question: np.ndarray) -> np.ndarray:
+        """What stands behind the context."""
+        return np.concatenate([self.asking, question, self.closing])
+
+
+NO_FRAME = Frame()
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -54,36 +82,52 @@ def read(
     layout: str = "timeline",
     covered: int = 0,
     cached_gists: bool = False,
+    levels: int | None = None,
+    gists: Memory | None = None,
+    frame: Frame = NO_FRAME,
 ) -> Reading:
     """Fetch the tokens and gists of `context` and put `prompt` (P,) behind them; no context reads the prompt alone.
 
     `covered` is how many tokens the stable part of a cover-first layout stands for. `cached_gists` says that what
-    the memory stores as gists are keys and values.
+    is stored as gists are keys and values; `gists` is the memory that holds them, if it is another version. Gists
+    above level `levels` are left out: their maker has not learnt that level, and their places stay empty.
     """
+    behind = frame.around(prompt)
     if context is None:
-        context = WorkingContext(
-            np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), 0, memory.block_size
-        )
-        rows = lay_out(context, len(prompt), layout, policy, covered)
+        empty = np.zeros(0, dtype=np.int64)
+        context = WorkingContext(empty, empty, 0, memory.block_size)
+        rows = lay_out(context, len(behind), layout, policy, covered)
         shift = memory.num_tokens
         rows = Rows(rows.lod, rows.index + shift, rows.position + (shift if policy == "global" else 0))
-        return _read_rows(rows, memory, prompt, shift, cached_gists)
-    rows = lay_out(context, len(prompt), layout, policy, covered)
-    return _read_rows(rows, memory, prompt, context.num_tokens, cached_gists)
+    else:
+        shift = context.num_tokens
+        rows = lay_out(context, len(behind), layout, policy, covered)
+    if levels is not None:
+        rows = rows.only(rows.lod <= levels)
+    rows = rows.behind(len(frame.opening))
+    said = np.concatenate([frame.opening, behind])
+    return _read_rows(rows, memory, gists or memory, said, len(frame.opening), shift, cached_gists)
 
 
 def _read_rows(
-    rows: Rows, memory: Memory, prompt: np.ndarray, num_tokens: int, cached_gists: bool
+    rows: Rows,
+    memory: Memory,
+    gists_from: Memory,
+    said: np.ndarray,
+    opening: int,
+    num_tokens: int,
+    cached_gists: bool,
 ) -> Reading:
-    """What `rows` name: tokens from `num_tokens` on are the prompt's."""
+    """What `rows` name: tokens before 0 and from `num_tokens` on are `said`, the first `opening` of them before."""
     ids = np.full(len(rows), NO_TOKEN, dtype=np.int64)
     is_token = rows.lod == 0
-    asked = is_token & (rows.index >= num_tokens)
-    ids[asked] = prompt[rows.index[asked] - num_tokens]
-    stored = is_token & ~asked
+    before, behind = is_token & (rows.index < 0), is_token & (rows.index >= num_tokens)
+    ids[before] = said[rows.index[before] + opening]
+    ids[behind] = said[rows.index[behind] - num_tokens + opening]
+    stored = is_token & ~before & ~behind
     ids[stored] = _tokens(memory, rows.index[stored], num_tokens)
     slots = np.flatnonzero(~is_token)
-    gists = memory.gists_at(rows.lod[slots], rows.index[slots])
+    gists = gists_from.gists_at(rows.lod[slots], rows.index[slots])
     if cached_gists:
         nothing = np.zeros(0, dtype=np.int64)
         return Reading(ids, nothing, np.zeros((0, 0), dtype=np.float32), rows.position, rows, slots, gists)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,14 @@ from megacontext.focus.allocator import AllocatorConfig, AllocatorState, FocusSt
 from megacontext.focus.context import WorkingContext, check_budget
 from megacontext.focus.exact import NodeUtilities, best_context
 from megacontext.models.attention_mass import AttentionWatch
+from megacontext.models.gpt import GPT
 from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.context_cache import ContextCache
 from megacontext.runtime.decoding import decode_greedily
-from megacontext.runtime.encoding import BundleEncoder
+from megacontext.runtime.frozen.encoding import encoder_of, gists_of
+from megacontext.runtime.frozen.reader import FrozenReader
 from megacontext.runtime.layout import LAYOUTS, context_room
-from megacontext.runtime.reading import Reading, read, stack
+from megacontext.runtime.reading import NO_FRAME, Reading, read
 from megacontext.scoring import SCORERS, BlockScorer, Question, Scorer, ScorerParts
 from megacontext.tree.memory import Memory
 
@@ -74,17 +78,34 @@ def starting_context(num_tokens: int, block_size: int, budget: int, prompt_token
 
 
 class Session:
-    """A memory being read by a model within a budget."""
+    """A memory being read by a model within a budget.
+
+    The model and what belongs to it come as a bundle, or as the reader of a frozen decoder.
+    """
 
     def __init__(
-        self, bundle: Bundle, memory: Memory, config: FocusConfig, *, scorer: str = "lensnet", seed: int = 0
+        self,
+        bundle: Bundle | FrozenReader,
+        memory: Memory,
+        config: FocusConfig,
+        *,
+        scorer: str = "lensnet",
+        seed: int = 0,
     ):
+        """Raises TreeFormatError for a memory that a frozen reader was not made for."""
         check_budget(config.budget, memory.block_size)
         self.bundle, self.memory, self.config = bundle, memory, config
-        self.encoder = BundleEncoder(bundle)
+        self.frame, self.gists = NO_FRAME, None
+        self.encoder = encoder_of(bundle)
+        if isinstance(bundle, FrozenReader):
+            self.frame, self.gists = bundle.frame, gists_of(bundle, memory)
         self._scorer_name, self._seed = scorer, seed
         SCORERS.get(scorer)
         self._scorers: dict[tuple[str, int, int], Scorer] = {}
+
+    def prompt_cost(self, prompt: np.ndarray) -> int:
+        """Positions of the budget that a prompt (P,) takes, with what the model wants around it."""
+        return len(prompt) + self.frame.cost
 
     def observe(self, heard: str | np.ndarray) -> None:
         """Append text or token ids to the history. When it returns, they are in the memory."""
@@ -108,11 +129,12 @@ class Session:
         began = time.perf_counter()
         memory, layout = self.memory, self.config.layout
         budget = self.config.budget // heads
-        start = starting_context(memory.num_tokens, memory.block_size, budget, len(prompt))
+        around = self.prompt_cost(prompt)
+        start = starting_context(memory.num_tokens, memory.block_size, budget, around)
         if not start.lod.any():
             return Focus([], start, (time.perf_counter() - began) * 1000)
         asked, by = Question(number=number, ids=prompt, needed_blocks=needed_blocks), self.scorer(scorer)
-        room = context_room(budget - len(prompt), start, layout)
+        room = context_room(budget - around, start, layout)
         steps = refocus(
             start,
             by.ask(asked),
@@ -130,10 +152,14 @@ class Session:
     def _attention(self, context: WorkingContext, prompt: np.ndarray) -> np.ndarray:
         """Attention mass, float32 (cost + P,), that the last tokens of `prompt` give each position in time order."""
         base = self.bundle.base
-        batch = stack([read(context, self.memory, prompt, self.bundle.config.positions)], base)
-        cache = base.reserve(1, batch.ids.shape[1])
+        if not isinstance(base, GPT):
+            raise ConfigError(
+                f"attention mass is read off our own GPT, got {type(base).__name__}; choose another scorer"
+            )
+        reading = self._reading(context, prompt)
+        cache = base.reserve(1, reading.cost)
         with AttentionWatch(base) as watch:
-            base(batch.embeddings, batch.positions, ids=batch.ids, cache=cache)
+            ContextCache(base, reading.cost, cache).read(reading)
             return watch.mass(cache)[0].cpu().numpy()
 
     def goal(self, scorer: Scorer, question: Question, room: int) -> WorkingContext | None:
@@ -169,19 +195,26 @@ class Session:
         """
         if covered is None:
             covered = 0 if context is None else context.num_tokens // context.block_size * context.block_size
-        reading = read(
-            context,
-            self.memory,
-            prompt,
-            self.bundle.config.positions,
-            layout=layout or self.config.layout,
-            covered=covered,
-        )
+        reading = self._reading(context, prompt, layout=layout or self.config.layout, covered=covered)
         if reading.cost > self.config.budget:
             raise BudgetError(
                 f"a reading must cost at most {self.config.budget} positions, got {reading.cost}"
             )
         return reading
+
+    def _reading(self, context: WorkingContext | None, prompt: np.ndarray, **how: Any) -> Reading:
+        gists = self.gists
+        return read(
+            context,
+            self.memory,
+            prompt,
+            self.bundle.config.positions,
+            cached_gists=self.encoder.cached_gists,
+            gists=None if gists is None else gists.memory,
+            levels=None if gists is None else gists.levels,
+            frame=self.frame,
+            **how,
+        )
 
     def answer(self, question: str, *, max_tokens: int = 12) -> str:
         """Refocus for `question` and decode up to the end of the line."""
@@ -196,8 +229,9 @@ class Session:
         """
         tokenizer = self.bundle.tokenizer
         (newline,) = tokenizer.encode("\n").tolist()
+        stops = self.frame.stops | {newline}
         rows = decode_greedily(
-            self.bundle.base, readings, max_tokens=max_tokens, stop_token=newline, heads=heads
+            self.bundle.base, readings, max_tokens=max_tokens, stop_tokens=stops, heads=heads
         )
         return [tokenizer.decode(row).strip() for row in rows]
 

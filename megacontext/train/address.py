@@ -19,6 +19,7 @@ from megacontext.errors import ConfigError
 from megacontext.gistnet.address import AddressNet
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.frozen.reader import FrozenReader
 from megacontext.tasks.facts import FactsConfig, PlantedHistory
 from megacontext.telemetry import Telemetry
 from megacontext.train.contexts import ContextSampler
@@ -132,7 +133,12 @@ class AddressSampler:
 
 
 def train_address(
-    bundle: Bundle, contexts: ContextSampler, config: AddressTrainConfig, *, seed: int, telemetry: Telemetry
+    bundle: Bundle | FrozenReader,
+    contexts: ContextSampler,
+    config: AddressTrainConfig,
+    *,
+    seed: int,
+    telemetry: Telemetry,
 ) -> None:
     """Train bundle.address. Same seed, same machine, same weights."""
     rng = np.random.default_rng(seed)

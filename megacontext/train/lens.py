@@ -23,7 +23,8 @@ from megacontext.focus.context import WorkingContext
 from megacontext.index.addresses import AddressIndex
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
-from megacontext.runtime.encoding import BundleEncoder
+from megacontext.runtime.frozen.encoding import encoder_of
+from megacontext.runtime.frozen.reader import FrozenReader
 from megacontext.scoring.lens import EntryFeatures, collate, entry_features, lens_scores
 from megacontext.scoring.scorer import best_of_blocks
 from megacontext.tasks.facts import FactsConfig
@@ -100,10 +101,10 @@ class Example:
 
 
 def build_cases(
-    bundle: Bundle, contexts: ContextSampler, config: LensTrainConfig, rng: np.random.Generator
+    bundle: Bundle | FrozenReader, contexts: ContextSampler, config: LensTrainConfig, rng: np.random.Generator
 ) -> list[Case]:
     """Histories in RAM with the bundle's own gists and addresses, and every question about them."""
-    encoder = BundleEncoder(bundle)
+    encoder = encoder_of(bundle)
     identity = encoder.identity()
     cases = []
     with Progress("histories for LensNet", config.histories) as progress:
@@ -126,7 +127,11 @@ def build_cases(
 
 
 def gather(
-    case: Case, bundle: Bundle, config: LensTrainConfig, rng: np.random.Generator, noise: float | None
+    case: Case,
+    bundle: Bundle | FrozenReader,
+    config: LensTrainConfig,
+    rng: np.random.Generator,
+    noise: float | None,
 ) -> list[Example]:
     """Contexts that the deployed allocator walks through for one case.
 
@@ -154,7 +159,12 @@ def lens_loss(logits: Tensor, labels: Tensor, present: Tensor, miss_weight: floa
 
 
 def train_lens(
-    bundle: Bundle, contexts: ContextSampler, config: LensTrainConfig, *, seed: int, telemetry: Telemetry
+    bundle: Bundle | FrozenReader,
+    contexts: ContextSampler,
+    config: LensTrainConfig,
+    *,
+    seed: int,
+    telemetry: Telemetry,
 ) -> None:
     """Train bundle.lens with everything else frozen. Same seed, same machine, same weights."""
     rng = np.random.default_rng(seed)

@@ -25,6 +25,7 @@ from megacontext.train.pretrain.loop import Destination, pretrain
 from megacontext.train.pretrain.plan import Plan, plan
 from megacontext.train.pretrain.state import find_state
 from megacontext.train.pretrain.world import join_world
+from megacontext.train.reader import ReaderTrainConfig, load_reader_data, train_reader
 from megacontext.train.tiny import TinyTrainConfig, load_texts, train_tiny
 
 _USUAL = "parts"
@@ -146,6 +147,21 @@ def _train_pooled(config: PooledTrainConfig, order: Order) -> Outcome:
     return Outcome(run=run.path, model=out, metrics=metrics)
 
 
+def _train_reader(config: ReaderTrainConfig, order: Order) -> Outcome:
+    if order.resume is not None or order.wandb_run:
+        raise ConfigError(
+            "the trainer 'reader' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
+        )
+    data = load_reader_data(config)
+    with RunFolder.create(order.runs, order.name, config, kind="reader", seed=config.seed) as run:
+        run.note(decoder_fingerprint=data.reader.decoder.fingerprint)
+        metrics = train_reader(config, data, run.telemetry)
+        out = order.out or run.path / "model"
+        data.reader.save(out, recipe=to_mapping(config), metrics=metrics)
+        run.results({"metrics": metrics})
+    return Outcome(run=run.path, model=out, metrics=metrics)
+
+
 def planned_devices(config: PretrainConfig) -> int:
     """Devices that a plan counts with: those that torchrun started, or those that the recipe is meant for."""
     return int(os.environ.get("WORLD_SIZE", config.batch.devices))
@@ -153,6 +169,7 @@ def planned_devices(config: PretrainConfig) -> int:
 
 TRAINERS.register("parts")(Kind(config=TinyTrainConfig, train=_train_parts))
 TRAINERS.register("pooled")(Kind(config=PooledTrainConfig, train=_train_pooled))
+TRAINERS.register("reader")(Kind(config=ReaderTrainConfig, train=_train_reader))
 TRAINERS.register("pretrain")(
     Kind(config=PretrainConfig, train=_pretrain, plan=lambda config: plan(config, planned_devices(config)))
 )

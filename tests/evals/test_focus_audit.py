@@ -82,7 +82,9 @@ def test_a_utility_is_what_one_opened_block_saves(session, memory, asked):
 def test_the_likelihood_of_an_answer_is_highest_for_what_the_model_would_say(session, memory, asked):
     prompt, answer = asked
     cover = WorkingContext.cover(memory.num_tokens, K)
-    (said,) = decode_greedily(session.bundle.base, [session.read(cover, prompt)], max_tokens=1, stop_token=-1)
+    (said,) = decode_greedily(
+        session.bundle.base, [session.read(cover, prompt)], max_tokens=1, stop_tokens=[-1]
+    )
     first = answer_nll(session, [cover], prompt, np.array(said))[0]
     assert 0 < first < np.log(session.bundle.base.vocab_size)
     assert all(

@@ -104,7 +104,7 @@ def test_what_the_cache_holds_before_a_change_is_true_after_it(bundle):
     encoder = BundleEncoder(bundle)
     memory = Memory.create(None, encoder.identity(), encoder)
     memory.append(ids[:63])
-    cache, size = ContextCache(bundle.base, bundle.config.block_size, 200), bundle.config.block_size
+    cache, size = ContextCache(bundle.base, 200), bundle.config.block_size
     cache.read(read(WorkingContext.cover(63, size), memory, PROMPT[:0], "context"))
     held = [keys[:, : len(cache)].clone() for keys in cache._cache.keys]
     rows = len(cache)

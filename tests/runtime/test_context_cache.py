@@ -1,5 +1,7 @@
 """What a context cache holds is true: with both kinds of gists, with models of others, after anything that failed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from megacontext.focus import Edit, WorkingContext
 from megacontext.models.base import NO_TOKEN
 from megacontext.models.entries import CacheEntries, entry_width, put_entries
 from megacontext.runtime.context_cache import ContextCache, NextToken
+from megacontext.runtime.decoding import decode_greedily
 from megacontext.runtime.layout import Rows
 from megacontext.runtime.reading import Reading, read
 from megacontext.tree import Identity, Memory
@@ -81,7 +84,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), max_size=20)
 @given(turns=st.lists(st.tuples(st.integers(0, 20), ROWS, st.integers(0, 2)), min_size=1, max_size=5))
 @settings(max_examples=40)
 def test_both_kinds_of_gists_in_any_order_read_on_top_of_anything_are_read_as_row_by_row(turns, base):
-    cache, row = ContextCache(base, K, ROOM), []
+    cache, row = ContextCache(base, ROOM), []
     for kept, fresh, steps in turns:
         row = [*row[:kept], *fresh][: ROOM - 4]
         reading = reading_of(base, *zip(*row, (TOKEN, 7), strict=True))
@@ -122,7 +125,7 @@ def held_rows(cache):
 
 
 def test_a_gist_that_is_a_vector_is_not_taken_for_the_same_node_as_keys_and_values(base):
-    cache = ContextCache(base, K, ROOM)
+    cache = ContextCache(base, ROOM)
     for kind in (EMBEDDED, CACHED, EMBEDDED):
         reading = reading_of(base, [TOKEN, kind, TOKEN, TOKEN], [3, 2, 4, 5])
         report = cache.read(reading)
@@ -132,7 +135,7 @@ def test_a_gist_that_is_a_vector_is_not_taken_for_the_same_node_as_keys_and_valu
 
 def test_a_question_is_not_taken_for_another_as_long_nor_for_what_was_said_instead(base):
     """All of them stand at the same places behind the same history, under the same numbers."""
-    cache = ContextCache(base, K, ROOM)
+    cache = ContextCache(base, ROOM)
     history = ids_of(10).tolist()
     for seed in range(3):
         asked = ids_of(5, seed=seed + 1).tolist()
@@ -145,7 +148,7 @@ def test_a_question_is_not_taken_for_another_as_long_nor_for_what_was_said_inste
 
 @pytest.mark.parametrize("breaks_at", [1, 2])
 def test_a_reading_that_broke_off_leaves_what_was_true(breaks_at, base, monkeypatch):
-    cache = ContextCache(base, K, ROOM)
+    cache = ContextCache(base, ROOM)
     cache.read(reading_of(base, [TOKEN] * 6, range(6)))
     other = reading_of(
         base, [TOKEN] * 4 + [EMBEDDED, CACHED, TOKEN, CACHED, TOKEN], [0, 1, 2, 3, 1, 1, 5, 2, 7]
@@ -175,7 +178,7 @@ def test_a_reading_that_broke_off_leaves_what_was_true(breaks_at, base, monkeypa
 
 
 def test_a_reading_that_ends_with_keys_and_values_is_refused_and_takes_nothing_away(base):
-    cache = ContextCache(base, K, ROOM)
+    cache = ContextCache(base, ROOM)
     cache.read(reading_of(base, [TOKEN] * 6, range(6)))
     with pytest.raises(ShapeError, match="must end with a token or an embedding gist"):
         cache.read(reading_of(base, [TOKEN, CACHED], [9, 1]))
@@ -186,7 +189,7 @@ def test_a_reading_that_ends_with_keys_and_values_is_refused_and_takes_nothing_a
 
 
 def test_keys_and_values_of_another_model_are_refused_and_take_nothing_away(base):
-    cache = ContextCache(base, K, ROOM)
+    cache = ContextCache(base, ROOM)
     cache.read(reading_of(base, [TOKEN] * 6, range(6)))
     foreign = reading_of(base, [TOKEN, TOKEN, TOKEN, CACHED, TOKEN], [0, 1, 9, 1, 2])
     foreign = Reading(*list(vars(foreign).values())[:-1], foreign.cached[:, 1:])
@@ -198,12 +201,34 @@ def test_keys_and_values_of_another_model_are_refused_and_take_nothing_away(base
 
 
 def test_forgetting_everything_leaves_an_empty_cache_that_reads_as_new(base):
-    cache, reading = ContextCache(base, K, ROOM), reading_of(base, [TOKEN, CACHED, TOKEN], [1, 2, 3])
+    cache, reading = ContextCache(base, ROOM), reading_of(base, [TOKEN, CACHED, TOKEN], [1, 2, 3])
     cache.read(reading)
     cache.clear()
-    assert len(cache) == 0 and cache.invalidate(0, 100) == 0
+    assert len(cache) == 0 and cache.invalidate(0, 100, K) == 0
     report = cache.read(reading)
     assert (report.reused, report.computed, report.rows) == (0, 2, 3)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_readings_with_keys_and_values_are_decoded_as_the_model_says_row_by_row(heads, base):
+    shapes = [([TOKEN, CACHED, EMBEDDED, TOKEN], [1, 2, 3, 4]), ([TOKEN] * 3, [5, 6, 7])]
+    shapes += [([CACHED, TOKEN], [9, 8]), ([CACHED, CACHED, TOKEN, TOKEN, TOKEN], [4, 5, 6, 7, 8])]
+    readings = [reading_of(base, *shape) for shape in shapes]
+    said = decode_greedily(base, readings, max_tokens=4, stop_tokens=[-1], heads=heads)
+    for number, answer in enumerate(said):
+        mine = readings[number * heads : (number + 1) * heads]
+        for token in answer:
+            hidden = torch.stack([row_by_row(base, one) for one in mine]).mean(dim=0)
+            assert token == base.unembed(hidden).argmax()
+            mine = [and_then(one, token) for one in mine]
+
+
+def and_then(reading, token):
+    rows, place = reading.rows, reading.positions[-1] + 1
+    longer = Rows(
+        np.append(rows.lod, 0), np.append(rows.index, rows.index[-1] + 1), np.append(rows.position, place)
+    )
+    return replace(reading, ids=np.append(reading.ids, token), positions=longer.position, rows=longer)
 
 
 class KeyValueEncoder:
@@ -234,7 +259,7 @@ def test_a_memory_of_keys_and_values_is_read_on_top_of_any_edit_as_anew(turns, l
         None, Identity(tokenizer="t", embedding="e", encoder=encoder.fingerprint, block_size=K), encoder
     )
     memory.append(ids_of(K**3 + 5 * K + 3))
-    cache, context = ContextCache(base, K, 200), WorkingContext.cover(memory.num_tokens, K)
+    cache, context = ContextCache(base, 200), WorkingContext.cover(memory.num_tokens, K)
     for edits in turns:
         for place, opens in edits:
             slots = np.flatnonzero(context.lod) if opens else context.groups()
@@ -256,7 +281,7 @@ def test_a_memory_of_keys_and_values_is_read_on_top_of_any_edit_as_anew(turns, l
 @pytest.mark.parametrize("name", ["llama", "gemma2", "ministral3"])
 def test_a_model_of_others_reads_on_top_of_what_is_kept_as_anew(name):
     base = base_of(name)
-    cache = ContextCache(base, K, 120)
+    cache = ContextCache(base, 120)
     rng = np.random.default_rng(0)
     row = rng.integers(0, OTHERS_VOCABULARY, 90)
     kinds = np.where(rng.random(90) < 0.3, EMBEDDED, TOKEN)
@@ -265,7 +290,7 @@ def test_a_model_of_others_reads_on_top_of_what_is_kept_as_anew(name):
         reading = embedded_reading(base, kinds[:count], row[:count])
         report = cache.read(reading)
         assert report.reused >= min(kept, count - 1)
-        fresh = ContextCache(base, K, 120)
+        fresh = ContextCache(base, 120)
         torch.testing.assert_close(report.hidden, fresh.read(reading).hidden, atol=2e-5, rtol=0)
         torch.testing.assert_close(
             cache.step(NextToken(5, 0, float(count))),
@@ -288,7 +313,7 @@ def embedded_reading(base, kinds, contents):
 
 def test_a_model_without_rotary_positions_takes_no_keys_and_values_and_says_so():
     base = base_of("gpt2")
-    cache = ContextCache(base, K, 20)
+    cache = ContextCache(base, 20)
     plain = embedded_reading(base, np.array([TOKEN] * 5), np.arange(5))
     honest = cache.read(plain).hidden
     mixed = Reading(

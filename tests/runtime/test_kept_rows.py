@@ -48,7 +48,7 @@ EDITS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size
 @settings(max_examples=25)
 def test_reading_on_top_of_what_is_kept_is_reading_anew(turns, layout, policy, parts):
     bundle, memory = parts
-    cache, context = ContextCache(bundle.base, K, ROOM), WorkingContext.cover(500, K)
+    cache, context = ContextCache(bundle.base, ROOM), WorkingContext.cover(500, K)
     for edits, grown, steps in turns:
         context = edited(context.extend(min(700, context.num_tokens + grown)), edits)
         prompt = ids_of(3, seed=grown)
@@ -62,7 +62,7 @@ def test_reading_on_top_of_what_is_kept_is_reading_anew(turns, layout, policy, p
             same -= 1
         assert report.reused == min(same, reading.cost - 1)
         assert report.reused + report.computed == report.rows == reading.cost == len(cache)
-        fresh = ContextCache(bundle.base, K, ROOM).read(reading)
+        fresh = ContextCache(bundle.base, ROOM).read(reading)
         torch.testing.assert_close(report.hidden, fresh.hidden, atol=1e-5, rtol=0)
         for step in range(steps):
             cache.step(NextToken(step + 1, context.num_tokens + 3 + step, float(len(cache))))
@@ -70,7 +70,7 @@ def test_reading_on_top_of_what_is_kept_is_reading_anew(turns, layout, policy, p
 
 def test_a_stale_row_would_be_noticed(parts):
     bundle, memory = parts
-    cache = ContextCache(bundle.base, K, ROOM)
+    cache = ContextCache(bundle.base, ROOM)
     reading = read(WorkingContext.cover(500, K), memory, ids_of(3), "context")
     honest = cache.read(reading).hidden
     cache._cache.values[0][:, 2] += 1
@@ -82,7 +82,7 @@ def test_a_stale_row_would_be_noticed(parts):
 def test_a_change_of_tokens_costs_all_rows_from_the_first_node_that_knew_them(start, width, places, parts):
     bundle, memory = parts
     context = edited(WorkingContext.cover(700, K), [(place, True) for place, _ in places])
-    cache = ContextCache(bundle.base, K, ROOM)
+    cache = ContextCache(bundle.base, ROOM)
     reading = read(context, memory, ids_of(2), "context")
     if reading.cost > ROOM:
         return
@@ -91,7 +91,7 @@ def test_a_change_of_tokens_costs_all_rows_from_the_first_node_that_knew_them(st
         index * K**lod < start + width and (index + 1) * K**lod > start
         for lod, index in zip(reading.rows.lod.tolist(), reading.rows.index.tolist(), strict=True)
     ]
-    kept = cache.invalidate(start, start + width)
+    kept = cache.invalidate(start, start + width, K)
     assert kept == (knew.index(True) if any(knew) else reading.cost) == len(cache)
 
 
@@ -131,7 +131,7 @@ def test_a_context_that_costs_no_more_than_its_room_has_no_more_rows(places, roo
 
 def test_what_does_not_fit_is_refused_and_the_cache_stays_usable(parts):
     bundle, memory = parts
-    cache = ContextCache(bundle.base, K, 40)
+    cache = ContextCache(bundle.base, 40)
     small = read(WorkingContext.cover(700, K), memory, ids_of(2), "context")
     honest = cache.read(small).hidden
     with pytest.raises(ShapeError, match="a reading must have 1 to 40 positions to be cached, got 72"):

@@ -191,8 +191,8 @@ def readings(bundle, encoder, planted, tokenizer):
 
 def test_decoding_many_at_once_is_decoding_one_by_one(bundle, readings):
     stop = 10
-    together = decode_greedily(bundle.base, readings, max_tokens=6, stop_token=stop)
-    alone = [decode_greedily(bundle.base, [one], max_tokens=6, stop_token=stop)[0] for one in readings]
+    together = decode_greedily(bundle.base, readings, max_tokens=6, stop_tokens=[stop])
+    alone = [decode_greedily(bundle.base, [one], max_tokens=6, stop_tokens=[stop])[0] for one in readings]
     assert together == alone
     assert any(together), "they do say something"
 
@@ -209,7 +209,7 @@ def test_several_sessions_on_one_model_are_decoded_together_as_each_alone(
 
 def test_decoding_with_a_cache_is_reading_everything_again(bundle, readings):
     for reading in readings[:6]:
-        (said,) = decode_greedily(bundle.base, [reading], max_tokens=6, stop_token=-5)
+        (said,) = decode_greedily(bundle.base, [reading], max_tokens=6, stop_tokens=[-5])
         assert len(said) == 6
         batch, again = stack([reading], bundle.base), []
         with torch.inference_mode():
@@ -227,29 +227,29 @@ def test_decoding_with_a_cache_is_reading_everything_again(bundle, readings):
 
 
 def test_decoding_ends_before_the_stop_token(bundle, readings):
-    said = decode_greedily(bundle.base, readings, max_tokens=6, stop_token=-5)
+    said = decode_greedily(bundle.base, readings, max_tokens=6, stop_tokens=[-5])
     stop = said[0][2]
-    stopped = decode_greedily(bundle.base, readings, max_tokens=6, stop_token=stop)
+    stopped = decode_greedily(bundle.base, readings, max_tokens=6, stop_tokens=[stop])
     for whole, cut in zip(said, stopped, strict=True):
         assert cut == (whole[: whole.index(stop)] if stop in whole else whole)
 
 
 def test_no_readings_give_no_answers_and_no_tokens_none(bundle, readings):
-    assert decode_greedily(bundle.base, [], max_tokens=6, stop_token=0) == []
-    assert decode_greedily(bundle.base, readings[:2], max_tokens=1, stop_token=-5) == [
-        row[:1] for row in decode_greedily(bundle.base, readings[:2], max_tokens=3, stop_token=-5)
+    assert decode_greedily(bundle.base, [], max_tokens=6, stop_tokens=[0]) == []
+    assert decode_greedily(bundle.base, readings[:2], max_tokens=1, stop_tokens=[-5]) == [
+        row[:1] for row in decode_greedily(bundle.base, readings[:2], max_tokens=3, stop_tokens=[-5])
     ]
 
 
 def test_heads_that_read_the_same_say_what_one_says(bundle, readings):
     doubled = [one for reading in readings for one in (reading, reading)]
-    alone = decode_greedily(bundle.base, readings, max_tokens=6, stop_token=-5)
-    assert decode_greedily(bundle.base, doubled, max_tokens=6, stop_token=-5, heads=2) == alone
+    alone = decode_greedily(bundle.base, readings, max_tokens=6, stop_tokens=[-5])
+    assert decode_greedily(bundle.base, doubled, max_tokens=6, stop_tokens=[-5], heads=2) == alone
 
 
 def test_heads_that_differ_say_what_their_mean_says(bundle, readings):
     for pair in (readings[:2], readings[5:7], readings[20:22]):
-        (said,) = decode_greedily(bundle.base, pair, max_tokens=1, stop_token=-5, heads=2)
+        (said,) = decode_greedily(bundle.base, pair, max_tokens=1, stop_tokens=[-5], heads=2)
         hidden = []
         for reading in pair:
             batch = stack([reading], bundle.base)
@@ -262,7 +262,7 @@ def test_heads_that_differ_say_what_their_mean_says(bundle, readings):
 
 def test_readings_that_are_no_whole_readers_are_refused(bundle, readings):
     with pytest.raises(ShapeError, match="every reader has 2 readings, got 3 in all"):
-        decode_greedily(bundle.base, readings[:3], max_tokens=1, stop_token=-5, heads=2)
+        decode_greedily(bundle.base, readings[:3], max_tokens=1, stop_tokens=[-5], heads=2)
 
 
 def test_the_heads_of_a_focus_share_its_budget(bundle, encoder, planted, tokenizer):

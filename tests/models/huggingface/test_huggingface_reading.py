@@ -80,7 +80,7 @@ def test_a_working_context_is_read_and_decoded(name, policy, history):
     together = logits(base, *readings)
     for row, reading in zip(together, readings, strict=True):
         torch.testing.assert_close(row[-reading.cost :], logits(base, reading)[0], atol=5e-5, rtol=0)
-    answers = decode_greedily(base, readings, max_tokens=6, stop_token=NEVER)
+    answers = decode_greedily(base, readings, max_tokens=6, stop_tokens=[NEVER])
     for reading, answer in zip(readings, answers, strict=True):
         assert answer == greedy_without_cache(base, reading, 6)
 
@@ -114,7 +114,7 @@ def test_a_context_of_plain_tokens_is_the_plain_model(base, history):
             do_sample=False,
             eos_token_id=NEVER,
         )
-    assert decode_greedily(base, [reading], max_tokens=5, stop_token=NEVER) == [
+    assert decode_greedily(base, [reading], max_tokens=5, stop_tokens=[NEVER]) == [
         own[0, whole.shape[1] :].tolist()
     ]
 
