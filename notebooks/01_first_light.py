@@ -51,7 +51,9 @@ def controls():
             tokens=mo.ui.number(2048, 131_072, step=2048, value=default["tokens"]),
             facts=mo.ui.number(4, 200, value=default["facts"]),
             seed=mo.ui.number(0, 10_000, value=default["seed"]),
-            scorer=mo.ui.dropdown([arm for arm in ARMS if arm not in ("none", "oracle")], value=default["scorer"]),
+            scorer=mo.ui.dropdown(
+                [arm for arm in ARMS if arm not in ("none", "oracle")], value=default["scorer"]
+            ),
         )
         .form(submit_button_label="Plant, focus, ask")
     )
@@ -71,7 +73,9 @@ def evaluation(default, form):
             "seed": asked["seed"],
             "focus.budget": asked["budget"],
             "arms": list(dict.fromkeys(["none", "recency", "random", asked["scorer"], "oracle"])),
-            "histories": [{"name": "note", "tokens": asked["tokens"], "count": 1, "facts": {"keys": asked["facts"]}}],
+            "histories": [
+                {"name": "note", "tokens": asked["tokens"], "count": 1, "facts": {"keys": asked["facts"]}}
+            ],
         },
     )
     runs = Path(str(mo.cli_args().get("runs") or tempfile.mkdtemp(prefix="first-light-")))
@@ -86,10 +90,23 @@ def evaluation(default, form):
 @app.cell
 def table(results):
     shown = pl.DataFrame(results["rows"]).select(
-        "arm", "n", "accuracy", "low", "high", "of_oracle", "plain_accuracy", "superseded_accuracy", "hit_rate",
+        "arm",
+        "n",
+        "accuracy",
+        "low",
+        "high",
+        "of_oracle",
+        "plain_accuracy",
+        "superseded_accuracy",
+        "hit_rate",
         "cost_positions_mean",
     )
-    mo.vstack([mo.md("## The arms at equal budget"), mo.ui.table(shown, selection=None, show_column_summaries=False)])
+    mo.vstack(
+        [
+            mo.md("## The arms at equal budget"),
+            mo.ui.table(shown, selection=None, show_column_summaries=False),
+        ]
+    )
     return
 
 

@@ -63,7 +63,9 @@ def opening():
 def controls():
     default = arguments(budget=256, tokens=49_152, turns=8, facts=8, seed=0, scorer="lensnet")
     form = (
-        mo.md("Budget {budget} positions · {tokens} tokens in {turns} stretches · facts {facts} · seed {seed}")
+        mo.md(
+            "Budget {budget} positions · {tokens} tokens in {turns} stretches · facts {facts} · seed {seed}"
+        )
         .batch(
             budget=mo.ui.number(160, 1024, step=32, value=default["budget"]),
             tokens=mo.ui.number(8192, 180_000, step=4096, value=default["tokens"]),

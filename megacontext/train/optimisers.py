@@ -1,21 +1,23 @@
 """Optimisers and their schedules: Muon for the matrices inside the networks, AdamW for everything else.
 
-Both are torch's own. `OptimiserConfig` is for the small networks that are trained together here; a vanilla base model
-has its groups and rates from nanochat (`pretrain/rates.py`).
+Both are torch's own, but for Muon in float32 (`train.muon`). `OptimiserConfig` is for the small networks that are
+trained together here; a vanilla base model has its groups and rates from nanochat (`pretrain/rates.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from megacontext.errors import CheckpointError, ConfigError
+from megacontext.train.muon import FloatMuon
 
-Kind = Literal["muon", "adamw"]
+Kind = Literal["muon", "float-muon", "adamw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class OptimiserConfig:
     warmup_steps: int = 10
     decay_share: float = 0.4
     """The last share of the steps, over which the rates fall linearly to zero."""
+    matrix_precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of Muon's iteration. float32 where the processor has no arithmetic of bfloat16: see `train.muon`."""
 
     def __post_init__(self) -> None:
         if min(self.matrix_lr, self.other_lr) <= 0 or not 0 <= self.decay_share <= 1 or self.warmup_steps < 0:
@@ -52,7 +56,11 @@ class OptimiserConfig:
                 (matrices if inside and "gate" not in name else others).append(parameter)
         return [
             Group(parameters=others, lr=self.other_lr),
-            Group(parameters=matrices, lr=self.matrix_lr, kind="muon"),
+            Group(
+                parameters=matrices,
+                lr=self.matrix_lr,
+                kind="muon" if self.matrix_precision == "bfloat16" else "float-muon",
+            ),
         ]
 
 
@@ -72,7 +80,7 @@ class Optimisers:
     """One Muon and one AdamW over some groups, stepped as one."""
 
     def __init__(self, groups: Iterable[Group]):
-        kinds: dict[Kind, list[Group]] = {"adamw": [], "muon": []}
+        kinds: dict[Kind, list[Group]] = {kind: [] for kind in _MAKERS}
         for group in groups:
             if group.parameters:
                 kinds[group.kind].append(group)
@@ -89,7 +97,7 @@ class Optimisers:
         for settings, group in zip(settings_of_all, self._groups, strict=True):
             settings["lr"] = group.lr * factor
             settings["weight_decay"] = group.weight_decay * decay_factor
-            if momentum is not None and group.kind == "muon":
+            if momentum is not None and group.kind != "adamw":
                 settings["momentum"] = momentum
         for one in self._all:
             one.step()
@@ -134,9 +142,13 @@ def _adamw(groups: list[Group]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(settings, weight_decay=0.0, fused=True)
 
 
-def _muon(groups: list[Group]) -> torch.optim.Optimizer:
+def _muon(kind: type[torch.optim.Muon], groups: list[Group]) -> torch.optim.Optimizer:
     settings = [{"params": list(group.parameters), "lr": group.lr} for group in groups]
-    return torch.optim.Muon(settings, momentum=0.95, weight_decay=0.0)
+    return kind(settings, momentum=0.95, weight_decay=0.0)
 
 
-_MAKERS = {"adamw": _adamw, "muon": _muon}
+_MAKERS: dict[Kind, Callable[[list[Group]], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "muon": partial(_muon, torch.optim.Muon),
+    "float-muon": partial(_muon, FloatMuon),
+}
