@@ -3,7 +3,7 @@
 Every arm of an evaluation is a scorer over the same allocator, so that arms differ in nothing else.
 """
 
-from megacontext.scoring import baselines, dense, hybrid, lens, lexical, mass, units
+from megacontext.scoring import baselines, dense, hops, hybrid, lens, lexical, mass, units
 from megacontext.scoring.scorer import (
     SCORERS,
     BlockScorer,
@@ -26,6 +26,7 @@ __all__ = [
     "ScorerParts",
     "baselines",
     "dense",
+    "hops",
     "hybrid",
     "lens",
     "lexical",

@@ -38,12 +38,13 @@ def entry_features(
 
     `question` (A,) is the question's address, `matches` (num_blocks,) its cosine with every block's address.
     """
-    return _features(context, memory, question, BestBelow(matches, memory.block_size))
+    return look_features(context, memory, question, BestBelow(matches, memory.block_size))
 
 
-def _features(
+def look_features(
     context: WorkingContext, memory: Memory, question: np.ndarray, matches: BestBelow
 ) -> EntryFeatures:
+    """The same, of matches whose best below every node is known already."""
     entries = len(context)
     gists = np.zeros((entries, memory.gist_width), dtype=np.float32)
     addresses = np.zeros((entries, memory.address_width), dtype=np.float32)
@@ -91,7 +92,7 @@ def lens_scores(lens: LensNet, memory: Memory, question: np.ndarray, matches: np
     def scores(context: WorkingContext) -> np.ndarray:
         if not len(context):
             return np.zeros(0, dtype=np.float32)
-        features = _features(context, memory, question, best)
+        features = look_features(context, memory, question, best)
         return lens.scores(lens(collate([features])))[0].numpy()
 
     return scores

@@ -24,6 +24,18 @@ from megacontext.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
+class Look:
+    """One step of finding the evidence: what a question leads to, alone or together with evidence read before."""
+
+    read: Span | None = None
+    """The evidence whose text leads on; None where the question alone does."""
+    found: tuple[Span, ...]
+    """What counts."""
+    alike: tuple[Span, ...] = ()
+    """What speaks of the same and does not count, as older statements do: only its place tells it from what counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """One question about a history."""
 
@@ -38,6 +50,15 @@ class Asked:
     """Statements that compete for the answer by their order."""
     labels: tuple[str, ...] = ()
     """All answers that the task knows; empty where only the exact line counts."""
+    path: tuple[Look, ...] = ()
+    """How the evidence is found, the look of the question alone first; empty where that one finds all of it."""
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """The path, with a look that finds nothing from each needed span that leads no further."""
+        path = self.path or (Look(found=self.needed),)
+        leading = {look.read for look in path}
+        return (*path, *(Look(read=span, found=()) for span in self.needed if span not in leading))
 
     def is_right(self, answered: str) -> bool:
         """Whether a line that a model wrote counts."""
@@ -108,8 +129,13 @@ class Task(Protocol):
         """How many questions `plant` puts to one history."""
         ...
 
-    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
-        """The text with the task in it. Raises ConfigError for a text without room for it."""
+    def plant(
+        self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
+    ) -> AskedHistory:
+        """The text with the task in it. Raises ConfigError for a text without room for it.
+
+        `held_out`: with the names that are kept for evaluation; else with those of training.
+        """
         ...
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megacontext.spans import Span
-from megacontext.tasks.asked import Asked, AskedHistory, Background
-from megacontext.tasks.facts import FactsConfig, PlantedHistory, plant
+from megacontext.tasks.asked import Asked, AskedHistory, Background, Look
+from megacontext.tasks.facts import FactsConfig, PlantedHistory, Question, plant
 from megacontext.tokenizer import Tokenizer
 
 
@@ -26,20 +26,24 @@ class Facts:
     def asks(self) -> int:
         return self.facts.keys
 
-    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
-        return as_asked(plant(text.ids, tokenizer, self.facts, rng))
+    def plant(
+        self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
+    ) -> AskedHistory:
+        return as_asked(plant(text.ids, tokenizer, self.facts, rng, held_out=held_out))
 
 
 def as_asked(planted: PlantedHistory) -> AskedHistory:
     """Questions about facts, as questions of any task; the kinds are plain and superseded."""
-    questions = tuple(
-        Asked(
-            prompt=question.prompt,
-            answer=question.answer,
-            needed=(Span(question.needed.start, question.needed.stop),),
-            kind="superseded" if question.superseded else "plain",
-            versions=len(question.statements),
-        )
-        for question in planted.questions
+    return AskedHistory(planted.ids, tuple(map(_asked, planted.questions)))
+
+
+def _asked(question: Question) -> Asked:
+    *older, last = (Span(statement.start, statement.stop) for statement in question.statements)
+    return Asked(
+        prompt=question.prompt,
+        answer=question.answer,
+        needed=(last,),
+        kind="superseded" if question.superseded else "plain",
+        versions=len(question.statements),
+        path=(Look(found=(last,), alike=tuple(older)),),
     )
-    return AskedHistory(planted.ids, questions)

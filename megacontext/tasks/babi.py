@@ -8,8 +8,8 @@ Actors walk between rooms, take things and leave them; what they do is told in o
 3. where a thing was before it came to the room where it is: the sentences that place it in both rooms.
 
 The world, its people and its sentences are ours. An answer is a room; it is scored by label sets (`tasks.asked`), so
-guessing scores one in six. The questions have the form that the tiny model knows, the statements have not, and it was
-never trained on an answer of one word.
+guessing scores one in six. Training shares rooms and wordings with evaluation, but neither people nor things. The model
+`tiny` knows the form of the questions alone and was never trained on an answer of one word; `tiny-tasks` was.
 """
 
 from __future__ import annotations
@@ -20,14 +20,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megacontext.errors import ConfigError
-from megacontext.tasks.asked import Asked, AskedHistory, Background
-from megacontext.tasks.facts import as_prompt
+from megacontext.tasks.asked import Asked, AskedHistory, Background, Look
+from megacontext.tasks.facts import as_prompt, invent_surname
 from megacontext.tokenizer import Tokenizer
 
 KINDS = (1, 2, 3)
 ACTORS = ("Tobias", "Harriet", "Rupert", "Cecily", "Barnaby", "Matilda")
 ROOMS = ("library", "kitchen", "garden", "cellar", "attic", "stable")
 THINGS = ("lantern", "teapot", "fiddle", "basket", "mirror", "saddle")
+_TRAINING_ACTORS = (
+    "Alfred", "Beatrice", "Conrad", "Dorothea", "Edgar", "Felicity", "Gilbert", "Hester", "Isaac", "Josephine",
+    "Lionel", "Marian", "Nathaniel", "Olive", "Percival", "Rosalind", "Silas", "Theodora", "Victor", "Winifred",
+)  # fmt: skip
+_TRAINING_THINGS = (
+    "hammer", "candle", "kettle", "ladder", "needle", "trumpet", "feather", "crown", "apple", "letter", "bottle", "cup",
+    "book", "coat", "knife", "purse", "ring", "spoon", "rope", "lamp", "broom", "bucket", "pillow", "violin",
+)  # fmt: skip
 _WALKS = (" {actor} went to the {room}.", " {actor} walked into the {room}.", " {actor} came to the {room}.")
 _TAKES = (" {actor} took the {thing}.", " {actor} picked up the {thing}.")
 _LEAVES = (" {actor} left the {thing} there.", " {actor} put down the {thing}.")
@@ -45,20 +53,29 @@ class Babi:
     """Sentences that tell what happens."""
     asks: int = 4
     """Questions put to one history."""
+    people: int = len(ACTORS)
+    """Actors in the world, and things."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"babi has the kinds 1, 2 and 3, got {self.kind}; choose one of them")
-        if not 1 <= self.asks <= len(ACTORS) or self.events < len(ACTORS) + 4 * self.asks:
+        if not 1 <= self.people <= len(ACTORS):
             raise ConfigError(
-                f"babi needs 1 .. {len(ACTORS)} questions and at least {len(ACTORS)} events and 4 more a question, got "
+                f"babi has 1 .. {len(ACTORS)} people, got {self.people}; there are names for so many"
+            )
+        if not 1 <= self.asks <= self.people or self.events < self.people + 4 * self.asks:
+            raise ConfigError(
+                f"babi needs 1 .. {self.people} questions and at least {self.people} events and 4 more a question, got "
                 f"{self.asks} and {self.events}; ask less or let more happen"
             )
 
-    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
+    def plant(
+        self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
+    ) -> AskedHistory:
+        cast = Cast().first(self.people) if held_out else _training_cast(rng, self.people)
         for _ in range(_TRIES):
-            world = told_world(rng, self.events)
-            known = [found for name in _subjects(self.kind) if (found := world.answer(self.kind, name))]
+            world = told_world(rng, self.events, cast)
+            known = [found for name in cast.asked(self.kind) if (found := world.answer(self.kind, name))]
             if len(known) >= self.asks:
                 break
         else:
@@ -75,10 +92,34 @@ class Babi:
                 needed=tuple(spans[at] for at in found.supports),
                 kind=f"kind {self.kind}",
                 labels=ROOMS,
+                path=tuple(
+                    Look(
+                        read=None if step.read is None else spans[step.read],
+                        found=tuple(spans[at] for at in step.found),
+                        alike=tuple(spans[at] for at in step.alike),
+                    )
+                    for step in found.path
+                ),
             )
             for found in chosen
         )
         return AskedHistory(ids, questions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast:
+    """Who and what a world is about: by default those of evaluation."""
+
+    actors: tuple[str, ...] = ACTORS
+    things: tuple[str, ...] = THINGS
+
+    def first(self, people: int) -> Cast:
+        """As many of both."""
+        return Cast(actors=self.actors[:people], things=self.things[:people])
+
+    def asked(self, kind: int) -> tuple[str, ...]:
+        """What a kind of question is about."""
+        return self.actors if kind == 1 else self.things
 
 
 @dataclass(frozen=True)
@@ -90,12 +131,22 @@ class Stay:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Events that one event leads to, or the question where `read` is None: those that count, and those like them."""
+
+    read: int | None
+    found: tuple[int, ...]
+    alike: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Found:
-    """A question, its answer, and the events that are needed for it, in order."""
+    """A question, its answer, the events that are needed for it, in order, and how they are found."""
 
     question: str
     room: str
     supports: tuple[int, ...]
+    path: tuple[Step, ...]
 
 
 @dataclass
@@ -103,6 +154,8 @@ class World:
     """What has been told so far, and what follows from it."""
 
     told: list[str] = field(default_factory=list)
+    about: list[tuple[str, str | None]] = field(default_factory=list)
+    """Of each event, who did it and to which thing; a walk is to none."""
     actors: dict[str, Stay] = field(default_factory=dict)
     carried: dict[str, str] = field(default_factory=dict)
     """Who carries a thing."""
@@ -111,8 +164,7 @@ class World:
 
     def walk(self, actor: str, room: str, sentence: str) -> None:
         """An actor is in another room, with all that they carry."""
-        event = len(self.told)
-        self.told.append(sentence)
+        event = self._tell(sentence, actor, None)
         self.actors[actor] = Stay(room, (event,))
         for thing, who in self.carried.items():
             if who == actor:
@@ -121,14 +173,19 @@ class World:
 
     def hand(self, actor: str, thing: str, sentence: str, *, takes: bool) -> None:
         """An actor takes a thing in the room where they are, or leaves it there."""
-        event = len(self.told)
-        self.told.append(sentence)
+        event = self._tell(sentence, actor, thing)
         if takes:
             self.carried[thing] = actor
         else:
             del self.carried[thing]
         here = self.actors[actor]
         self._place(thing, Stay(here.room, (event, *here.supports)))
+
+    def _tell(self, sentence: str, actor: str, thing: str | None) -> int:
+        """Number of the event that the sentence tells."""
+        self.told.append(sentence)
+        self.about.append((actor, thing))
+        return len(self.told) - 1
 
     def _place(self, thing: str, stay: Stay) -> None:
         """The first support of a stay is where the thing changed hands last, the second is that carrier's last walk."""
@@ -142,34 +199,54 @@ class World:
         """What can be asked of an actor or a thing, None if nothing is known or the question would be ambiguous."""
         if kind == 1:
             stay = self.actors.get(name)
-            return None if stay is None else Found(f"Where is {name}?", stay.room, stay.supports)
+            if stay is None:
+                return None
+            walks = self._step(None, stay.supports, (name, None))
+            return Found(f"Where is {name}?", stay.room, stay.supports, (walks,))
         stays = self.things.get(name, [])
         if kind == 2:
             if not stays:
                 return None
-            return Found(f"Where is the {name}?", stays[-1].room, tuple(sorted(stays[-1].supports)))
+            supports = tuple(sorted(stays[-1].supports))
+            return Found(f"Where is the {name}?", stays[-1].room, supports, self._path(name, stays[-1:]))
         rooms = [stay.room for stay in stays]
         if len(stays) < 2 or rooms.count(rooms[-1]) > 1:
             return None
         supports = tuple(sorted({*stays[-2].supports, *stays[-1].supports}))
-        return Found(f"Where was the {name} before it was in the {rooms[-1]}?", rooms[-2], supports)
+        question = f"Where was the {name} before it was in the {rooms[-1]}?"
+        return Found(question, rooms[-2], supports, self._path(name, stays[-2:]))
+
+    def _path(self, thing: str, stays: list[Stay]) -> tuple[Step, ...]:
+        """From the thing to where it changed hands, from there to the walks of whoever had it."""
+        walks: dict[int, list[int]] = {}
+        for hand, walk in (stay.supports for stay in stays):
+            walks.setdefault(hand, []).append(walk)
+        hands = tuple(sorted(walks))
+        steps = [self._step(hand, tuple(walks[hand]), (self.about[hand][0], None)) for hand in hands]
+        return (self._step(None, hands, (None, thing)), *steps)
+
+    def _step(self, read: int | None, found: tuple[int, ...], about: tuple[str | None, str | None]) -> Step:
+        """`about`: actor (None: any) and thing of the events that are alike."""
+        actor, thing = about
+        alike = (at for at, (who, what) in enumerate(self.about) if what == thing and actor in (None, who))
+        return Step(read, found, tuple(at for at in alike if at not in found))
 
 
-def told_world(rng: np.random.Generator, events: int) -> World:
+def told_world(rng: np.random.Generator, events: int, cast: Cast | None = None) -> World:
     """A world in which first every actor walks somewhere, and then things happen at random."""
-    world = World()
+    cast, world = cast or Cast(), World()
 
     def pick(names: Sequence[str]) -> str:
         return names[rng.integers(len(names))]
 
-    for actor in rng.permutation(ACTORS).tolist():
+    for actor in rng.permutation(cast.actors).tolist():
         _walk(world, pick, actor)
     while len(world.told) < events:
-        actor, luck = pick(ACTORS), rng.random()
+        actor, luck = pick(cast.actors), rng.random()
         here = world.actors[actor].room
         free = [
             thing
-            for thing in THINGS
+            for thing in cast.things
             if thing not in world.carried
             and (thing not in world.things or world.things[thing][-1].room == here)
         ]
@@ -192,5 +269,11 @@ def _walk(world: World, pick: Callable[[Sequence[str]], str], actor: str) -> Non
     world.walk(actor, room, pick(_WALKS).format(actor=actor, room=room))
 
 
-def _subjects(kind: int) -> tuple[str, ...]:
-    return ACTORS if kind == 1 else THINGS
+def _training_cast(rng: np.random.Generator, people: int) -> Cast:
+    """Half of the actors have known first names, half invented ones, as no list of names is long enough to learn by."""
+    known = rng.permutation(_TRAINING_ACTORS)[: people // 2].tolist()
+    actors = dict.fromkeys(known)
+    while len(actors) < people:
+        actors[invent_surname(rng, held_out=False)] = None
+    things = rng.permutation(_TRAINING_THINGS)[:people].tolist()
+    return Cast(actors=tuple(actors), things=tuple(things))

@@ -38,9 +38,11 @@ class Counting:
     def asks(self) -> int:
         return self.most
 
-    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
+    def plant(
+        self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
+    ) -> AskedHistory:
         every = FactsConfig(keys=self.most, attributes_per_person=1)
-        persons = [person for person, _ in invent_keys(rng, every, held_out=True)]
+        persons = [person for person, _ in invent_keys(rng, every, held_out=held_out)]
         owners = rng.permutation(np.repeat(np.arange(self.most), np.arange(self.most) + 1)).tolist()
         said = [_EVENTS[rng.integers(len(_EVENTS))].format(person=persons[owner]) for owner in owners]
         ids, spans = text.with_sentences(text.draw(rng, len(said)), said, tokenizer)

@@ -38,8 +38,10 @@ class Mqar:
     def asks(self) -> int:
         return min(self.pairs, self.queries)
 
-    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
-        keys = invent_keys(rng, FactsConfig(keys=self.pairs, attributes_per_person=1), held_out=True)
+    def plant(
+        self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
+    ) -> AskedHistory:
+        keys = invent_keys(rng, FactsConfig(keys=self.pairs, attributes_per_person=1), held_out=held_out)
         values = random_values(rng, self.pairs)
         said = [state(rng, *key, value) for key, value in zip(keys, values, strict=True)]
         empty = Background(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))

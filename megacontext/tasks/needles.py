@@ -40,8 +40,10 @@ class Needles:
     def asks(self) -> int:
         return self.depths * self.each
 
-    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
-        keys = invent_keys(rng, FactsConfig(keys=self.asks, attributes_per_person=1), held_out=True)
+    def plant(
+        self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
+    ) -> AskedHistory:
+        keys = invent_keys(rng, FactsConfig(keys=self.asks, attributes_per_person=1), held_out=held_out)
         values = random_values(rng, self.asks)
         bounds = np.linspace(0.0, 1.0, self.depths + 1)
         places = np.concatenate([text.draw(rng, self.each, low, high) for low, high in pairwise(bounds)])

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from megacontext.errors import ConfigError
-from megacontext.tasks.asked import Asked, AskedHistory, Background
+from megacontext.spans import Span
+from megacontext.tasks.asked import Asked, AskedHistory, Background, Look
 from megacontext.tasks.facts import ATTRIBUTES, FactsConfig, ask, invent_keys, random_values, state
 from megacontext.tokenizer import Tokenizer
 
@@ -29,6 +30,8 @@ class Variables:
     """Links behind the statement of the value."""
     chains: int = 4
     """Chains in a history; the end of each is asked for."""
+    every_link: bool = False
+    """Ask for every person of a chain, not for the last alone: in training the short ways teach the long ones."""
 
     def __post_init__(self) -> None:
         if min(self.hops, self.chains) < 1:
@@ -38,12 +41,14 @@ class Variables:
 
     @property
     def asks(self) -> int:
-        return self.chains
+        return self.chains * (self.hops + 1 if self.every_link else 1)
 
-    def plant(self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator) -> AskedHistory:
+    def plant(
+        self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
+    ) -> AskedHistory:
         links = self.hops + 1
         every = FactsConfig(keys=self.chains * links, attributes_per_person=1)
-        persons = [person for person, _ in invent_keys(rng, every, held_out=True)]
+        persons = [person for person, _ in invent_keys(rng, every, held_out=held_out)]
         attribute = ATTRIBUTES[rng.integers(len(ATTRIBUTES))]
         values = random_values(rng, self.chains)
         # The chains are shuffled into one another, each keeping its own order: a link comes after what it refers to.
@@ -59,13 +64,28 @@ class Variables:
                 said.append(state(rng, person, attribute, values[chain]))
             places[chain].append(at)
         ids, spans = text.with_sentences(text.draw(rng, len(said)), said, tokenizer)
+        asked = range(links) if self.every_link else (self.hops,)
         questions = tuple(
-            Asked(
-                prompt=ask(rng, persons[(chain + 1) * links - 1], attribute),
+            _question(
+                prompt=ask(rng, persons[chain * links + hops], attribute),
                 answer=" " + value,
-                needed=tuple(spans[at] for at in places[chain]),
-                kind=f"{self.hops} hops",
+                needed=tuple(spans[at] for at in places[chain][: hops + 1]),
             )
             for chain, value in enumerate(values)
+            for hops in asked
         )
         return AskedHistory(ids, questions)
+
+
+def _question(*, prompt: str, answer: str, needed: tuple[Span, ...]) -> Asked:
+    """The question names the last person of `needed`; every link but the first statement names the person before."""
+    reads = (None, *needed[:0:-1])
+    return Asked(
+        prompt=prompt,
+        answer=answer,
+        needed=needed,
+        kind=f"{len(needed) - 1} hops",
+        path=tuple(
+            Look(read=read, found=(span,)) for read, span in zip(reads, reversed(needed), strict=True)
+        ),
+    )

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,6 +68,9 @@ class BaseTrainConfig:
 
     stages: tuple[Stage, ...] = ()
     start: StartConfig = field(default_factory=StartConfig)
+    """Of a model that is trained from scratch."""
+    gists: bool = True
+    """Whether input embeddings and GistNet learn. Without them every gist that was made stays valid."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     answer_weight: float = 2.0
     """Weight of the answers' loss beside the text's."""
@@ -173,13 +178,51 @@ class MixedContextLoss(nn.Module):
 
 
 def train_base(
-    bundle: Bundle, sampler: ContextSampler, config: BaseTrainConfig, *, seed: int, telemetry: Telemetry
+    bundle: Bundle,
+    sampler: ContextSampler,
+    config: BaseTrainConfig,
+    *,
+    seed: int,
+    telemetry: Telemetry,
+    scratch: bool = True,
+    after_stage: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run the curriculum. Same seed, same machine, same weights."""
+    """Run the curriculum, from scratch or from the weights as they are. Same seed, same machine, same weights."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    start_for_retrieval(bundle.base, generator, config.start)
+    if scratch:
+        start_for_retrieval(bundle.base, generator, config.start)
     objective = MixedContextLoss(bundle, config)
-    optimisers = Optimisers(config.optimiser.groups((bundle.base, bundle.gistnet)))
+    learning = (bundle.base, bundle.gistnet) if config.gists else (bundle.base,)
+    still = () if config.gists else (bundle.base.transformer["wte"], bundle.gistnet)
+    optimisers = Optimisers(config.optimiser.groups(learning))
+    with holding_still(*still):
+        _run(objective, sampler, config, optimisers, rng, generator, telemetry, after_stage)
+
+
+@contextmanager
+def holding_still(*networks: nn.Module) -> Iterator[None]:
+    """No parameter of these gets a gradient, so no optimiser moves it."""
+    held = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+    for weight in held:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in held:
+            weight.requires_grad_(True)
+
+
+def _run(
+    objective: MixedContextLoss,
+    sampler: ContextSampler,
+    config: BaseTrainConfig,
+    optimisers: Optimisers,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    telemetry: Telemetry,
+    after_stage: Callable[[], None],
+) -> None:
+    """Every step of every stage."""
     total = sum(stage.steps for stage in config.stages)
     done = seen = 0
     began = time.monotonic()
@@ -213,3 +256,4 @@ def train_base(
                     if done % 10 == 0
                     else None
                 )
+            after_stage()

@@ -1,9 +1,9 @@
-"""Training examples for base and GistNet: working contexts over short histories with planted facts.
+"""Training examples for base and GistNet: working contexts over short histories with a task planted in them.
 
-Each example is a stretch of a training book with facts in it, cut into blocks of K tokens; some blocks stay raw,
-the others are shown as LOD1 gists; what was said before may stand in front as LOD2 gists; questions and their
-answers follow as the prompt. The blocks that hold a needed
-statement are raw, as after a successful refocus; the rest of the raw ones are drawn at random.
+Each example is a stretch of a training book with a task's sentences in it, cut into blocks of K tokens; some blocks
+stay raw, the others are shown as LOD1 gists; what was said before may stand in front as LOD2 gists; questions and their
+answers follow as the prompt. The blocks that hold needed evidence are raw, as after a successful refocus; the rest of
+the raw ones are drawn at random. Which tasks, and in which shares, is the stage's to say; here they are all the same.
 
 The target of every position is the token that follows its span on the timeline: of a raw token the next token, of
 a gist the first token after its block. Nothing at or before a position's span end is ever its target.
@@ -18,17 +18,11 @@ import numpy as np
 
 from megacontext.errors import ConfigError
 from megacontext.models.positions import PositionPolicy, entry_positions
-from megacontext.tasks.facts import (
-    FactsConfig,
-    PlantedHistory,
-    Question,
-    ask,
-    invent_keys,
-    plant,
-    random_values,
-    sentence_gaps,
-    state,
-)
+from megacontext.spans import Span
+from megacontext.tasks.asked import Asked, AskedHistory, Background, Task
+from megacontext.tasks.asked_facts import Facts
+from megacontext.tasks.facts import FactsConfig, ask, invent_keys, random_values, state
+from megacontext.tasks.mixture import TaskShare, draw_task
 from megacontext.tokenizer import Tokenizer
 
 IGNORED = -1
@@ -42,31 +36,51 @@ class ContextSpec:
     """The shape of the examples of one curriculum stage."""
 
     min_blocks: int
-    """Fewest full blocks of history; the length is drawn uniformly up to `max_blocks`."""
+    """Fewest full blocks of history; the length is drawn uniformly up to `max_blocks`. Of tasks it counts the text
+    alone: what is planted comes on top, for a world that is cut short can no longer be asked about."""
     max_blocks: int
     max_raw: int
     """Blocks shown as raw tokens at most; the others are gists. At least those that answer the questions are raw."""
-    keys: int
-    """Facts planted."""
     questions: int
     """Questions asked at most, one after another."""
+    keys: int = 0
+    """Facts planted, where the examples are of facts alone."""
     coarse: int = 0
     """LOD2 gists at most in front, each of the K * K tokens before."""
+    tasks: tuple[TaskShare, ...] = ()
+    """What is planted instead, one task an example."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_blocks <= self.max_blocks:
             raise ConfigError(
                 f"contexts need 1 <= min_blocks <= max_blocks, got {self.min_blocks} and {self.max_blocks}"
             )
-        if min(self.keys, self.questions) < 1 or min(self.max_raw, self.coarse) < 0:
+        if self.questions < 1 or min(self.max_raw, self.coarse) < 0:
             raise ConfigError(
-                "contexts need keys and questions of at least 1, max_raw and coarse of at least 0, got "
-                f"{self.keys}, {self.questions}, {self.max_raw} and {self.coarse}"
+                "contexts need questions of at least 1, max_raw and coarse of at least 0, got "
+                f"{self.questions}, {self.max_raw} and {self.coarse}"
             )
+        check_planted(self.keys, self.tasks, "contexts")
+
+    def task(self, rng: np.random.Generator) -> Task:
+        """What the next example is about."""
+        if self.tasks:
+            return draw_task(self.tasks, rng)
+        attributes = int(rng.integers(1, 4))
+        return Facts(facts=FactsConfig(keys=self.keys, max_versions=3, attributes_per_person=attributes))
 
     def stretch_tokens(self, block_size: int) -> int:
         """Tokens of a book that an example may need."""
         return (self.max_blocks + self.coarse * block_size) * block_size
+
+
+def check_planted(keys: int, tasks: tuple[TaskShare, ...], where: str) -> None:
+    """Raises ConfigError unless either facts or a mixture of tasks are named."""
+    if (keys < 1) != bool(tasks):
+        raise ConfigError(
+            f"{where} need keys of at least 1 or tasks, and not both, got keys {keys} and {len(tasks)} tasks; "
+            "leave one out"
+        )
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,8 @@ class _Shape:
     """The random lengths that the examples of one batch share."""
 
     num_tokens: int
+    whole: bool
+    """Whether the history keeps what makes it longer than `num_tokens`."""
     raw: int
     questions: int
     coarse: int
@@ -133,19 +149,18 @@ class ContextSampler:
         self._newline = tokenizer.encode("\n")
 
     def history(
-        self, rng: np.random.Generator, num_tokens: int, facts: FactsConfig, before: int = 0
-    ) -> tuple[PlantedHistory, np.ndarray]:
-        """A stretch of `num_tokens` of a random book with facts planted, and the `before` tokens in front of it.
+        self, rng: np.random.Generator, num_tokens: int, task: Task, before: int = 0
+    ) -> tuple[AskedHistory, np.ndarray]:
+        """A stretch of `num_tokens` of a random book with a task planted, and the `before` tokens in front of it.
 
         Only names that evaluation never uses. Raises ConfigError when the books have no sentences, or are too short.
         """
         for _ in range(_TRIES):
             book = self.books[self._draw_book(rng)]
             start = before + int(rng.integers(max(1, len(book) - num_tokens - before)))
-            stretch = book[start : start + num_tokens]
-            if len(sentence_gaps(stretch, self.tokenizer)):
-                planted = plant(stretch, self.tokenizer, facts, rng, held_out=False)
-                return planted, book[start - before : start]
+            stretch = Background.of(book[start : start + num_tokens], self.tokenizer)
+            if len(stretch.gaps):
+                return task.plant(stretch, self.tokenizer, rng, held_out=False), book[start - before : start]
         raise ConfigError(
             f"training books must have sentences to put facts between, {_TRIES} stretches of {num_tokens:,} tokens "
             f"with {before:,} before them had none; give longer books, in prose"
@@ -164,11 +179,12 @@ class ContextSampler:
             num_tokens=int(
                 rng.integers(spec.min_blocks * self.block_size, spec.max_blocks * self.block_size + 1)
             ),
+            whole=bool(spec.tasks),
             raw=int(rng.integers(spec.max_raw + 1)),
             questions=int(rng.integers(1, spec.questions + 1)),
             coarse=int(rng.integers(spec.coarse + 1)),
         )
-        rows = [self._example(rng, spec.keys, shape) for _ in range(size)]
+        rows = [self._example(rng, spec.task(rng), shape) for _ in range(size)]
         width = max(len(row.ids) for row in rows)
         ids = np.full((size, width), -1, dtype=np.int64)
         targets = np.full((size, width), IGNORED, dtype=np.int64)
@@ -190,25 +206,21 @@ class ContextSampler:
             np.concatenate([row.coarse_tokens for row in rows]).astype(np.int64),
         )
 
-    def _example(self, rng: np.random.Generator, keys: int, shape: _Shape) -> _Example:
-        size, num_tokens, coarse = self.block_size, shape.num_tokens, shape.coarse
-        facts = FactsConfig(keys=keys, max_versions=3, attributes_per_person=int(rng.integers(1, 4)))
-        planted, before = self.history(rng, num_tokens, facts, before=coarse * size * size)
-        # The facts made the stretch longer: what is in front of its last `num_tokens` moves into the LOD2 gists.
-        known_past = np.concatenate((before, planted.ids))[-(len(before) + num_tokens) :]
+    def _example(self, rng: np.random.Generator, task: Task, shape: _Shape) -> _Example:
+        size, coarse = self.block_size, shape.coarse
+        planted, before = self.history(rng, shape.num_tokens, task, before=coarse * size * size)
+        kept = len(planted.ids) if shape.whole else shape.num_tokens
+        # The task made the stretch longer: what is in front of its last `kept` tokens moves into the LOD2 gists.
+        known_past = np.concatenate((before, planted.ids))[-(len(before) + kept) :]
         before, timeline = known_past[: len(before)], known_past[len(before) :]
         dropped = len(planted.ids) - len(timeline)
-        known = [question for question in planted.questions if question.needed.start >= dropped]
+        known = [question for question in planted.questions if question.needed[0].start >= dropped]
         asked = [known[which] for which in rng.permutation(len(known))[: shape.questions]]
 
         blocks = len(timeline) // size
         raw = np.zeros(blocks, dtype=bool)
-        for question in asked:
-            first, last = (
-                (question.needed.start - dropped) // size,
-                (question.needed.stop - 1 - dropped) // size,
-            )
-            raw[first : last + 1] = True
+        for span in (span for question in asked for span in question.needed):
+            raw[blocks_of(Span(span.start - dropped, span.stop - dropped), size)] = True
         spare = max(0, shape.raw - int(raw.sum()))
         raw[rng.permutation(np.flatnonzero(~raw))[:spare]] = True
 
@@ -238,7 +250,7 @@ class ContextSampler:
             coarse_tokens=before.reshape(coarse, size, size),
         )
 
-    def _dialogue(self, asked: list[Question]) -> tuple[np.ndarray, np.ndarray]:
+    def _dialogue(self, asked: list[Asked]) -> tuple[np.ndarray, np.ndarray]:
         """Questions and answers as ids, and which of the ids are an answer (with the newline that ends it)."""
         parts, masks = [], []
         for question in asked:
@@ -248,6 +260,11 @@ class ContextSampler:
         parts.append(self._newline)
         masks.append(np.ones(len(self._newline), dtype=bool))
         return np.concatenate(parts), np.concatenate(masks)
+
+
+def blocks_of(span: Span, block_size: int) -> slice:
+    """The blocks that a span of tokens runs through."""
+    return slice(span.start // block_size, (span.stop - 1) // block_size + 1)
 
 
 def _slots(columns: list[np.ndarray]) -> np.ndarray:

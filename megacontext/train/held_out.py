@@ -11,7 +11,8 @@ from megacontext.evals.bits_per_byte import text_loss
 from megacontext.gistnet.address import AddressNet
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
-from megacontext.tasks.facts import FactsConfig, plant
+from megacontext.tasks.asked import Background
+from megacontext.tasks.asked_facts import Facts
 from megacontext.train.address import statement_shares
 from megacontext.tree.encoder import left_windows
 
@@ -48,7 +49,8 @@ def _addresses_found(bundle: Bundle, ids: np.ndarray, seed: int) -> tuple[int, i
     length = min(_ADDRESS_BLOCKS * size, len(ids))
     for number, start in enumerate(np.linspace(0, len(ids) - length, _ADDRESS_HISTORIES).astype(int)):
         rng = np.random.default_rng((seed, number))
-        planted = plant(ids[start : start + length], bundle.tokenizer, FactsConfig(), rng)
+        text = Background.of(ids[start : start + length], bundle.tokenizer)
+        planted = Facts().plant(text, bundle.tokenizer, rng)
         blocks = planted.ids[: len(planted.ids) // size * size].reshape(-1, size)
         seen = np.concatenate((left_windows(np.full(left, -1), blocks, left), blocks), axis=1)
         addresses = bundle.address(torch.from_numpy(seen.astype(np.int64)), AddressNet.BLOCK).numpy()

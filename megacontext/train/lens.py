@@ -1,5 +1,9 @@
 """LensNet's training: which entries of this context hold what the question needs?
 
+A case is one look at a history: of a question alone, or, with `hops`, of a question behind evidence that is open
+already, for what that evidence leads to. Among the latter are looks that lead nowhere, from evidence that is the last
+of its chain and from blocks that only seemed to be evidence: there LensNet learns to want nothing.
+
 Whole histories are built with the frozen encoder, and contexts are gathered by the allocator that is deployed, at
 the deployed budget. In a first round its scores are the truth blurred by noise, so that right and wrong expansions
 both occur; then LensNet's own scores drive it, and it learns from the states that it gets itself into (DAgger, Ross
@@ -10,6 +14,7 @@ cross-entropy calibrates the score, a softmax over the entries (a pointer) sharp
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,11 +30,16 @@ from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.frozen.encoding import encoder_of
 from megacontext.runtime.frozen.reader import FrozenReader
+from megacontext.scoring.hops import seen_again
 from megacontext.scoring.lens import EntryFeatures, collate, entry_features, lens_scores
-from megacontext.scoring.scorer import best_of_blocks
+from megacontext.scoring.scorer import QuestionEncoder, best_of_blocks
+from megacontext.spans import Span
+from megacontext.tasks.asked import Asked, AskedHistory, Task
+from megacontext.tasks.asked_facts import Facts
 from megacontext.tasks.facts import FactsConfig
+from megacontext.tasks.mixture import TaskShare, draw_task
 from megacontext.telemetry import Telemetry
-from megacontext.train.contexts import ContextSampler
+from megacontext.train.contexts import ContextSampler, blocks_of, check_planted
 from megacontext.train.optimisers import OptimiserConfig, Optimisers
 from megacontext.tree.memory import Memory
 
@@ -43,7 +53,11 @@ class LensTrainConfig:
     min_tokens: int = 4096
     max_tokens: int = 65_536
     keys: int = 24
-    """Facts planted, and asked for, in each history."""
+    """Facts planted, and asked for, in each history, where there are facts alone; else 0."""
+    tasks: tuple[TaskShare, ...] = ()
+    """What is planted instead, one task a history."""
+    hops: bool = False
+    """Whether LensNet learns to look again from evidence that is open."""
     budget: int = 240
     rounds: int = 3
     """Times that contexts are gathered over all histories: once from blurred truth, then by LensNet itself."""
@@ -63,17 +77,24 @@ class LensTrainConfig:
             raise ConfigError(
                 f"lens_training.miss_weight must be positive, got {self.miss_weight}; 1 is neutral"
             )
-        if min(self.histories, self.keys, self.rounds, self.steps, self.batch) < 1:
+        if min(self.histories, self.rounds, self.steps, self.batch) < 1:
             raise ConfigError("every count of lens training must be at least 1; raise the one that is not")
+        check_planted(self.keys, self.tasks, "lens training")
         if not 0 < self.min_tokens <= self.max_tokens:
             raise ConfigError(
                 f"lens training needs 0 < min_tokens <= max_tokens, got {self.min_tokens} and {self.max_tokens}"
             )
 
+    def task(self, rng: np.random.Generator) -> Task:
+        """What the next history is about."""
+        if self.tasks:
+            return draw_task(self.tasks, rng)
+        return Facts(facts=FactsConfig(keys=self.keys, attributes_per_person=int(rng.integers(2, 5))))
+
 
 @dataclass(frozen=True)
 class Case:
-    """A question about one training history, as the trainer sees it."""
+    """A look at one training history, as the trainer sees it."""
 
     memory: Memory
     address: np.ndarray
@@ -81,7 +102,9 @@ class Case:
     matches: np.ndarray
     """float32 (num_blocks,)."""
     truth: np.ndarray
-    """float32 (num_blocks,): 1 for the blocks of the statement that counts, else -1."""
+    """float32 (num_blocks,): 1 for the blocks that the look is to find, else -1."""
+    read: np.ndarray
+    """float32 (num_blocks,): 1 for the blocks that are open by then, because they were read before, else -1."""
 
 
 @dataclass(frozen=True)
@@ -106,24 +129,81 @@ def build_cases(
     """Histories in RAM with the bundle's own gists and addresses, and every question about them."""
     encoder = encoder_of(bundle)
     identity = encoder.identity()
-    cases = []
+    cases: list[Case] = []
     with Progress("histories for LensNet", config.histories) as progress:
         for _ in range(config.histories):
             length = np.exp(rng.uniform(np.log(config.min_tokens), np.log(config.max_tokens)))
-            facts = FactsConfig(keys=config.keys, attributes_per_person=int(rng.integers(2, 5)))
-            planted, _ = contexts.history(rng, int(length), facts)
+            planted, _ = contexts.history(rng, int(length), config.task(rng))
             memory = Memory.create(None, identity, encoder)
             memory.append(planted.ids)
-            size = memory.block_size
             for question in planted.questions:
-                needed = question.needed
-                truth = np.full(memory.num_blocks, -1.0, dtype=np.float32)
-                truth[needed.start // size : (needed.stop - 1) // size + 1] = 1.0
-                if truth.max() > 0:
-                    address = encoder.encode_question(contexts.tokenizer.encode(question.prompt))
-                    cases.append(Case(memory, address, AddressIndex.of(memory).matches(address), truth))
+                prompt = contexts.tokenizer.encode(question.prompt)
+                cases += _cases(question, prompt, planted, memory, encoder, config, rng)
             progress.advance(f"{len(planted.ids):,} tokens")
     return cases
+
+
+def _cases(
+    question: Asked,
+    prompt: np.ndarray,
+    planted: AskedHistory,
+    memory: Memory,
+    encoder: QuestionEncoder,
+    config: LensTrainConfig,
+    rng: np.random.Generator,
+) -> Iterator[Case]:
+    """The looks of one question: of the question alone, then, with `hops`, those behind open evidence."""
+    first, *further = question.looks
+    truth = _blocks_at(first.found, memory)
+    if truth.max(initial=-1.0) > 0:
+        yield _case(prompt, truth, _blocks_at((), memory), memory, encoder)
+    if not config.hops:
+        return
+    opened = [*first.found]
+    for look in further:
+        assert look.read is not None
+        if look.read not in opened:
+            opened.append(look.read)
+        # From each block that the sentence runs through, as each of them will look.
+        for block in _block_numbers(look.read, memory):
+            seen = _behind(block, prompt, memory)
+            yield _case(
+                seen, _blocks_at(look.found, memory), _blocks_at(tuple(opened), memory), memory, encoder
+            )
+        opened += look.found
+    others = [span for other in planted.questions for span in other.needed if span not in question.needed]
+    if others:
+        # A wrong turn: evidence of another question leads nowhere.
+        wrong = others[int(rng.integers(len(others)))]
+        for block in _block_numbers(wrong, memory)[-1:]:
+            read = _blocks_at((*first.found, wrong), memory)
+            yield _case(_behind(block, prompt, memory), _blocks_at((), memory), read, memory, encoder)
+
+
+def _case(
+    seen: np.ndarray, truth: np.ndarray, read: np.ndarray, memory: Memory, encoder: QuestionEncoder
+) -> Case:
+    address = encoder.encode_question(seen)
+    return Case(memory, address, AddressIndex.of(memory).matches(address), truth, read)
+
+
+def _behind(block: int, prompt: np.ndarray, memory: Memory) -> np.ndarray:
+    """What a look from an open block reads: see `scoring.hops`."""
+    seen = seen_again(block, memory.block_size, memory.left_tokens)
+    return np.concatenate((memory.tokens(seen.start, seen.stop), prompt))
+
+
+def _block_numbers(span: Span, memory: Memory) -> range:
+    """The finished blocks that a span runs through."""
+    return range(memory.num_blocks)[blocks_of(span, memory.block_size)]
+
+
+def _blocks_at(spans: tuple[Span, ...], memory: Memory) -> np.ndarray:
+    """float32 (num_blocks,): 1 where one of the spans stands, else -1."""
+    row = np.full(memory.num_blocks, -1.0, dtype=np.float32)
+    for span in spans:
+        row[blocks_of(span, memory.block_size)] = 1.0
+    return row
 
 
 def gather(
@@ -135,7 +215,7 @@ def gather(
 ) -> list[Example]:
     """Contexts that the deployed allocator walks through for one case.
 
-    Driven by the truth with that much `noise`, or by LensNet where `noise` is None.
+    Driven by the truth with that much `noise`, or by LensNet where `noise` is None; what was read before is opened too.
     """
 
     def blurred(context: WorkingContext) -> np.ndarray:
@@ -144,7 +224,11 @@ def gather(
 
     cover = WorkingContext.cover(case.memory.num_tokens, case.memory.block_size)
     learned = lens_scores(bundle.lens, case.memory, case.address, case.matches)
-    score = learned if noise is None else blurred
+    chosen = learned if noise is None else blurred
+
+    def score(context: WorkingContext) -> np.ndarray:
+        return np.maximum(chosen(context), best_of_blocks(context, case.read, tail=-1.0))
+
     steps = refocus(cover, score, config.budget, AllocatorState(), config.allocator, max_steps=6)
     return [Example(case, step.context) for step in steps]
 
@@ -193,7 +277,8 @@ def train_lens(
                 done += 1
                 if done % 10 == 0 or done == total:
                     best = logits.masked_fill(~given.present, -1e4).argmax(dim=1, keepdim=True)
-                    right = float(labels.gather(1, best).mean())
+                    # A look that is to find nothing has no best entry.
+                    right = float(labels.gather(1, best)[labels.any(dim=1)].mean())
                     telemetry.emit(
                         "train",
                         stage="lens",

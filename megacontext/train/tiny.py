@@ -1,12 +1,14 @@
-"""The recipe `tiny`: every part from scratch, one after another, on a CPU in minutes.
+"""The recipes `tiny` and `tiny-tasks`: every part of a small model, one after another, on a CPU.
 
 Vocabulary, then base and GistNet together, then addresses (they need only the vocabulary), then LensNet over all of
-them frozen. What is reported at the end is measured on the held-out book with held-out names, on the weights as they
-were saved.
+them frozen. A recipe may go on from a trained bundle instead, with its vocabulary and weights, and train some parts
+alone: each part has its own seed, so what does not depend on one another comes out the same in one run or in several.
+What is reported at the end is measured on the held-out book with held-out names, on the weights as they were saved.
 """
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from megacontext.gistnet.gist import GistNetConfig
 from megacontext.lensnet.lens import LensNetConfig
 from megacontext.models.gpt import GPTConfig
 from megacontext.models.positions import PositionPolicy
-from megacontext.runtime.bundle import Bundle, BundleConfig
+from megacontext.runtime.bundle import Bundle, BundleConfig, model_folder
 from megacontext.runtime.run import RunFolder, write_json
 from megacontext.tasks.facts import has_sentence_end
 from megacontext.telemetry import TelemetryWriter, read
@@ -43,6 +45,10 @@ class TinyTrainConfig:
 
     trainer: Literal["parts"] = "parts"
     seed: int = 0
+    start_from: str = ""
+    """A folder in data/, or the path of a folder, with a trained bundle to go on from; empty = from scratch."""
+    train: tuple[Literal["base", "address", "lens"], ...] = ("base", "address", "lens")
+    """What is trained; base includes GistNet. From scratch it must be all."""
     block_size: int = 32
     positions: PositionPolicy = "context"
     books: tuple[str, ...] = (
@@ -74,6 +80,11 @@ class TinyTrainConfig:
             )
         if not self.books:
             raise ConfigError("training needs at least one book; name it in books")
+        if not self.train or (not self.start_from and len(set(self.train)) < 3):
+            raise ConfigError(
+                f"training from scratch needs all of base, address and lens, got {list(self.train)}; name a bundle in "
+                "start_from to train some parts alone"
+            )
         check_vocab_size(self.model.vocab_size)
         check_budget(self.lens_training.budget, self.block_size)
         self.parts()
@@ -130,20 +141,30 @@ def train_tiny(config: TinyTrainConfig, texts: TrainingTexts, out: Path, run: Ru
     """Train on `texts` (of `load_texts`) into the folder `out`; return the metrics that its metrics.json holds."""
     torch.manual_seed(config.seed)
     began = time.monotonic()
-    rng = np.random.default_rng(config.seed)
-    tokenizer = Tokenizer.train(
-        vocabulary_texts(texts.books, rng, config.vocabulary_sentences), config.model.vocab_size
-    )
-    bundle = Bundle(config.parts(), tokenizer)
+    bundle = _begun(config, texts)
+    tokenizer = bundle.tokenizer
     contexts = ContextSampler(
         [tokenizer.encode(text) for text in texts.books], tokenizer, config.block_size, config.positions
     )
-    train_base(bundle, contexts, config.base, seed=config.seed, telemetry=run.telemetry)
-    train_address(bundle, contexts, config.address_training, seed=config.seed + 1, telemetry=run.telemetry)
+    told = run.telemetry
+    if "base" in config.train:
+        train_base(
+            bundle,
+            contexts,
+            config.base,
+            seed=config.seed,
+            telemetry=told,
+            scratch=not config.start_from,
+            # Saving rounds, and training goes on from what is not rounded: so a copy. A stopped run leaves the last.
+            after_stage=lambda: copy.deepcopy(bundle).save(out),
+        )
+    if "address" in config.train:
+        train_address(bundle, contexts, config.address_training, seed=config.seed + 1, telemetry=told)
     # LensNet learns on vectors as they will be stored, so the parts below it are rounded before it is trained.
     bundle.save(out)
-    train_lens(bundle, contexts, config.lens_training, seed=config.seed + 2, telemetry=run.telemetry)
-    bundle.save(out)
+    if "lens" in config.train:
+        train_lens(bundle, contexts, config.lens_training, seed=config.seed + 2, telemetry=told)
+        bundle.save(out)
     seconds = time.monotonic() - began
     trained = Bundle.load(out)
     metrics = held_out_metrics(trained, texts.held_out, seed=config.seed)
@@ -162,3 +183,18 @@ def train_tiny(config: TinyTrainConfig, texts: TrainingTexts, out: Path, run: Ru
     with TelemetryWriter(out / "telemetry") as curve:
         curve.emit_frame("train", read(run.path / "telemetry", "train"))
     return metrics
+
+
+def _begun(config: TinyTrainConfig, texts: TrainingTexts) -> Bundle:
+    """The bundle as training finds it. Raises CheckpointError, or ConfigError for one of other shapes."""
+    if not config.start_from:
+        rng = np.random.default_rng(config.seed)
+        sentences = vocabulary_texts(texts.books, rng, config.vocabulary_sentences)
+        return Bundle(config.parts(), Tokenizer.train(sentences, config.model.vocab_size))
+    bundle = Bundle.load(model_folder(config.start_from))
+    if bundle.config != config.parts():
+        raise ConfigError(
+            f"a recipe that goes on from a bundle must ask for its shapes, {config.start_from!r} has other ones; copy "
+            "model, gistnet, address and lens from its recipe.toml"
+        )
+    return bundle

@@ -15,8 +15,8 @@ from megacontext.tree import Memory
 
 BUDGET = 96
 NAMES = (
-    "recency", "sinks+recency", "random", "oracle", "dense", "lensnet", "bm25", "lensnet+bm25", "dense+bm25",
-    "attention+bm25", "attention", "infllm-style",
+    "recency", "sinks+recency", "random", "oracle", "dense", "lensnet", "lensnet-hops", "bm25", "lensnet+bm25",
+    "dense+bm25", "attention+bm25", "attention", "infllm-style",
 )  # fmt: skip
 
 

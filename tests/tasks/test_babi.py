@@ -7,7 +7,8 @@ import pytest
 
 from megacontext.errors import ConfigError
 from megacontext.tasks.asked import Background
-from megacontext.tasks.babi import ACTORS, ROOMS, THINGS, Babi, told_world
+from megacontext.tasks.babi import _TRAINING_ACTORS, ACTORS, ROOMS, THINGS, Babi, told_world
+from megacontext.tasks.facts import is_held_out
 
 NOTHING = Background(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))
 SEEDS = range(20)
@@ -97,6 +98,44 @@ def test_kinds_need_one_two_and_up_to_four_sentences():
         world = [told_world(np.random.default_rng(seed), 60) for seed in SEEDS]
         found = [one.answer(kind, name) for one in world for name in (ACTORS if kind == 1 else THINGS)]
         assert {len(one.supports) for one in found if one} <= counts
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_training_shares_neither_people_nor_things_with_evaluation(tokenizer, seed):
+    task = Babi(kind=2, events=40, asks=6)
+    history = task.plant(NOTHING, tokenizer, np.random.default_rng(seed), held_out=False)
+    told = set(re.findall(r"\w+", tokenizer.decode(history.ids)))
+    assert not told & {*ACTORS, *THINGS} and told & set(ROOMS)
+    actors = {re.match(r" (\w+)", sentence)[1] for sentence in tokenizer.decode(history.ids).split(".")[:-1]}
+    assert len(actors) == 6
+    invented = actors - set(_TRAINING_ACTORS)
+    assert len(invented) >= 3 and not any(map(is_held_out, invented))
+
+
+def test_a_smaller_world_has_fewer_people_and_things(tokenizer):
+    history = Babi(kind=1, events=14, asks=2, people=2).plant(NOTHING, tokenizer, np.random.default_rng(0))
+    told = set(re.findall(r"\w+", tokenizer.decode(history.ids)))
+    assert told & set(ACTORS) == set(ACTORS[:2]) and told & set(THINGS) <= set(THINGS[:2])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_alike_speaks_of_the_same_and_is_all_that_does(seed):
+    """From a thing to where it changed hands, from there to its carrier's walks; the rest of both kinds is alike."""
+    world = told_world(np.random.default_rng(seed), 40)
+    for thing in THINGS:
+        found = world.answer(2, thing)
+        if found is None:
+            continue
+        hands, walks = found.path
+        naming = {at for at, sentence in enumerate(world.told) if f" {thing}" in sentence}
+        assert {*hands.found, *hands.alike} == naming and max(naming) == hands.found[0] == walks.read
+        actor = world.told[walks.read].split()[0]
+        walked = {
+            at
+            for at, said in enumerate(world.told)
+            if said.startswith(f" {actor} ") and said[:-1].endswith(ROOMS)
+        }
+        assert {*walks.found, *walks.alike} == walked and found.room in world.told[walks.found[0]]
 
 
 def test_a_world_in_which_too_little_happens_is_refused(tokenizer, monkeypatch):

@@ -12,6 +12,7 @@ from megacontext.tasks.asked_facts import Facts
 from megacontext.tasks.babi import Babi
 from megacontext.tasks.counting import NUMBERS, Counting
 from megacontext.tasks.facts import FactsConfig, is_held_out
+from megacontext.tasks.mixture import TaskShare, draw_task
 from megacontext.tasks.mqar import Mqar
 from megacontext.tasks.needles import Needles
 from megacontext.tasks.variables import Variables
@@ -24,12 +25,13 @@ TASKS = {
     "mqar": Mqar(pairs=9, queries=4),
     "mqar asked whole": Mqar(pairs=3),
     "variables": Variables(hops=3),
+    "variables asked link by link": Variables(hops=2, chains=3, every_link=True),
     "babi 1": Babi(kind=1),
     "babi 2": Babi(kind=2),
     "babi 3": Babi(kind=3),
     "counting": Counting(),
 }
-VALUED = ("needles", "facts", "mqar", "mqar asked whole", "variables")
+VALUED = ("needles", "facts", "mqar", "mqar asked whole", "variables", "variables asked link by link")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,38 @@ def test_a_value_stands_in_the_needed_spans_and_nowhere_else(plant, tokenizer, n
         assert whole.count(value) == 1
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_looks_come_to_all_that_is_needed_each_from_what_was_found_before(plant, name):
+    history = plant(TASKS[name])
+    for question in history.questions:
+        found = []
+        for look in question.looks:
+            assert look.read is None or look.read in found, "a look starts from what an earlier one came to"
+            assert set(look.found) <= set(question.needed) and not set(look.alike) & set(look.found)
+            found += look.found
+        assert question.looks[0].read is None and sorted(set(found)) == list(question.needed)
+        assert {look.read for look in question.looks} == {None, *question.needed}, "each says where it leads"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_leads_on_names_what_it_leads_to(plant, tokenizer, name):
+    """The text of a look shares a name with what it finds that no unrelated sentence would have to share."""
+    history, names = plant(TASKS[name]), re.compile(r"[A-Z][a-z]+ [A-Z][a-z]+|[A-Z][a-z]+")
+    say = lambda span: tokenizer.decode(history.ids[span.start : span.stop])  # noqa: E731
+    for look in (look for question in history.questions for look in question.looks if look.read is not None):
+        read = set(names.findall(say(look.read)))
+        assert all(read & set(names.findall(say(span))) for span in (*look.found, *look.alike))
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if not name.startswith("babi")])
+def test_training_has_names_that_evaluation_has_not(plant, text, tokenizer, name):
+    surname = re.compile(r"(?:Mr|Mrs|Miss|Captain|Doctor|Lady) (\w+)")
+    training = TASKS[name].plant(text, tokenizer, np.random.default_rng(0), held_out=False)
+    for history, held_out in ((plant(TASKS[name]), True), (training, False)):
+        asked = [surname.search(question.prompt)[1] for question in history.questions]
+        assert {is_held_out(one) for one in asked} == {held_out}
+
+
 def test_needles_stand_at_even_depths_and_share_no_person(plant):
     history = plant(Needles(depths=4, each=3))
     # Needles before it move a needle a little; they are planted by the depth in the text.
@@ -135,6 +169,11 @@ def test_counting_counts_what_was_said_and_every_count_is_asked_for(plant, token
         (lambda: Variables(hops=0), "at least 1 hop and 1 chain, got 0 and 4"),
         (lambda: Counting(most=11), "must go up to 1 .. 10, got 11"),
         (lambda: Babi(kind=4), "the kinds 1, 2 and 3, got 4"),
+        (lambda: Babi(people=7), "1 .. 6 people, got 7"),
+        (lambda: Babi(people=2, asks=3), "1 .. 2 questions and at least 2 events"),
+        (lambda: TaskShare(share=1), r"names one task and is positive, got none and 1; name one of facts, "),
+        (lambda: TaskShare(babi=Babi(), mqar=Mqar()), r"got \['mqar', 'babi'\]"),
+        (lambda: TaskShare(share=0, mqar=Mqar()), r"is positive, got \['mqar'\] and 0"),
         (lambda: Babi(asks=7), "1 .. 6 questions and at least 6 events and 4 more a question, got 7 and 40"),
         (lambda: Babi(events=8), "got 4 and 8; ask less or let more happen"),
     ],
@@ -150,3 +189,11 @@ def test_a_text_without_sentences_is_refused_by_every_task_that_needs_one(tokeni
         if not name.startswith("mqar"):
             with pytest.raises(ConfigError, match="must have a sentence end"):
                 task.plant(text, tokenizer, np.random.default_rng(0))
+
+
+def test_a_mixture_gives_each_task_its_share():
+    shares = (TaskShare(share=3, mqar=Mqar(pairs=2)), TaskShare(share=1, counting=Counting(most=2)))
+    rng = np.random.default_rng(0)
+    drawn = [draw_task(shares, rng) for _ in range(2000)]
+    assert set(drawn) == {Mqar(pairs=2), Counting(most=2)}
+    assert abs(np.mean([one == Mqar(pairs=2) for one in drawn]) - 0.75) < 5 * (0.75 * 0.25 / 2000) ** 0.5

@@ -1,22 +1,30 @@
 """Training examples, rebuilt from the histories that they were cut from: every span, every target, every need."""
 
 import dataclasses
+import hashlib
+import re
 
 import numpy as np
 import pytest
 from toys import K, prose
-from training_toys import MIXED, RAW, RecordingSampler, books, sampler_of
+from training_toys import MIXED, RAW, TASKED, RecordingSampler, books, sampler_of
 
+from megacontext.config import data_root, load_recipe
 from megacontext.errors import ConfigError
 from megacontext.tasks.facts import is_held_out
+from megacontext.tokenizer import Tokenizer
 from megacontext.train.contexts import IGNORED, ContextSampler, ContextSpec, vocabulary_texts
+from megacontext.train.tiny import TinyTrainConfig
 
+PERSON = r"(?:Mr|Mrs|Miss|Captain|Doctor|Lady) (\w+)"
 SPECS = {
     "mixed": MIXED,
     "raw": RAW,
     "gists only": dataclasses.replace(MIXED, max_raw=0, coarse=0),
     "short": ContextSpec(min_blocks=1, max_blocks=1, max_raw=99, keys=2, questions=2),
     "fronts": dataclasses.replace(MIXED, coarse=4, keys=8),
+    "tasks": TASKED,
+    "tasks raw": dataclasses.replace(TASKED, max_raw=99, coarse=0),
 }
 
 
@@ -102,7 +110,7 @@ def test_what_a_question_needs_is_raw_and_what_it_expects_is_marked(tokenizer, n
         assert len(asked) == text.count("Question:") <= SPECS[name].questions
         answers = ""
         for question in sorted(asked, key=lambda question: text.index(question.prompt)):
-            assert set(range(question.needed.start, question.needed.stop)) <= raw
+            assert {place for span in question.needed for place in range(span.start, span.stop)} <= raw
             assert question.prompt + question.answer + "\n" in text
             answers += question.answer
         marked = batch.targets[row][batch.is_answer[row]]
@@ -129,7 +137,8 @@ def test_no_more_blocks_are_raw_than_asked_for_unless_questions_need_them(tokeni
         for row, (planted, _) in enumerate(histories):
             prompt = prompt_of(tokenizer, batch, row)
             raw = int((batch.ids[row] >= 0).sum()) - len(prompt)
-            needed = [q.needed for q in planted.questions if q.prompt in tokenizer.decode(prompt)]
+            asked = [q for q in planted.questions if q.prompt in tokenizer.decode(prompt)]
+            needed = [span for question in asked for span in question.needed]
             assert raw <= sum((need.stop - 1) // K - need.start // K + 2 for need in needed) * K + K - 1
 
 
@@ -140,10 +149,38 @@ def test_the_same_seed_gives_the_same_batch_and_another_another(tokenizer):
     assert one.ids.shape != other.ids.shape or not np.array_equal(one.ids, other.ids)
 
 
+def test_facts_alone_are_drawn_as_when_the_shipped_model_was_trained():
+    """Its recipe must go on giving its weights: batches of its stages hash to what they were."""
+    tokenizer = Tokenizer.load(data_root() / "tiny" / "tokenizer.json")
+    sampler = ContextSampler([tokenizer.encode(prose(60_000))], tokenizer, 32)
+    rng, digest = np.random.default_rng(0), hashlib.blake2b(digest_size=8)
+    for stage in load_recipe(TinyTrainConfig, "tiny").base.stages:
+        batch = sampler.batch(rng, 4, stage.contexts)
+        for field in dataclasses.fields(batch):
+            digest.update(np.ascontiguousarray(getattr(batch, field.name)).tobytes())
+    assert digest.hexdigest() == "4b7ab3dc48943bb4"
+
+
+def test_tasks_are_planted_whole_and_facts_are_cut_to_the_length_that_was_asked_for(tokenizer):
+    for name, spec in SPECS.items():
+        batch, histories = drawn(tokenizer, name, 3)
+        for row, (planted, before) in enumerate(histories):
+            front = int((batch.coarse_slots[:, 0] == row).sum())
+            assert len(before) == front * K * K
+            gists = int((batch.gist_slots[:, 0] == row).sum())
+            raw = int((batch.ids[row] >= 0).sum()) - len(prompt_of(tokenizer, batch, row))
+            if spec.tasks:
+                assert raw + gists * K == len(planted.ids)
+                assert planted.questions and all(one.needed[0].start >= 0 for one in planted.questions)
+            else:
+                assert raw + gists * K < len(planted.ids)
+
+
 def test_training_draws_no_name_that_evaluation_asks_for(tokenizer):
     for seed in range(5):
         for planted, _ in drawn(tokenizer, "mixed", seed)[1]:
-            assert not any(is_held_out(question.person.split()[-1]) for question in planted.questions)
+            names = [re.search(PERSON, question.prompt)[1] for question in planted.questions]
+            assert names and not any(map(is_held_out, names))
 
 
 def test_long_books_are_drawn_more_often(tokenizer):
@@ -169,7 +206,8 @@ def test_books_without_sentences_or_too_short_are_refused_and_not_searched_forev
     [
         ({"min_blocks": 0}, "1 <= min_blocks <= max_blocks, got 0 and 24"),
         ({"min_blocks": 25}, "1 <= min_blocks <= max_blocks, got 25 and 24"),
-        ({"keys": 0}, "at least 1"),
+        ({"keys": 0}, "need keys of at least 1 or tasks, and not both, got keys 0 and 0 tasks"),
+        ({"tasks": TASKED.tasks}, "need keys of at least 1 or tasks, and not both, got keys 5 and 3 tasks"),
         ({"questions": 0}, "at least 1"),
         ({"max_raw": -1}, "at least 0"),
         ({"coarse": -1}, "at least 0"),

@@ -6,14 +6,15 @@ import math
 
 import pytest
 from toys import K, bundle_config, model_config, prose, write_book
-from training_toys import address_config, base_config, lens_config
+from training_toys import TASKED, TASKS, address_config, base_config, lens_config
 
 from megacontext.cli import main
 from megacontext.config import dump_recipe, load_recipe
 from megacontext.errors import BudgetError, ConfigError
-from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.bundle import Bundle, model_folder
 from megacontext.runtime.run import RunFolder
 from megacontext.telemetry import read
+from megacontext.train.base import Stage
 from megacontext.train.tiny import TinyTrainConfig, load_texts, train_tiny
 
 
@@ -109,6 +110,70 @@ def test_the_command_trains_by_a_recipe_file_and_tells_the_metrics(trained, tmp_
     assert told["metrics"]["fingerprint"] == bundle.fingerprint() != metrics["fingerprint"]
 
 
+# Going on from a bundle.
+
+
+def further(config, model, folder, **changes):
+    """The same shapes, trained on from `model` with several tasks."""
+    small = {
+        "start_from": str(model),
+        "base": dataclasses.replace(
+            base_config(gists=False),
+            stages=(Stage(name="tasked", steps=2, batch=2, contexts=TASKED),),
+        ),
+        "address_training": address_config(steps=2, keys=0, tasks=TASKS),
+        "lens_training": lens_config(steps=2, rounds=1, keys=0, tasks=TASKS, hops=True),
+    }
+    return train(dataclasses.replace(config, **(small | changes)), folder, folder / "further")
+
+
+def test_training_on_keeps_vocabulary_and_gists_and_changes_the_rest(trained, tmp_path):
+    config, model, _, _ = trained
+    further(config, model, tmp_path)
+    before, after = Bundle.load(model), Bundle.load(tmp_path / "further")
+    assert before.tokenizer.fingerprint == after.tokenizer.fingerprint
+    assert before.embedding_fingerprint() == after.embedding_fingerprint()
+    same = [
+        name
+        for name in ("base", "gistnet", "address", "lens")
+        if before.fingerprint(name) == after.fingerprint(name)
+    ]
+    assert same == ["gistnet"]
+
+
+def test_parts_trained_one_by_one_are_those_trained_at_once(trained, tmp_path):
+    """Addresses and LensNet do not depend on the rest of the base model where its embeddings stay."""
+    config, model, _, _ = trained
+    for name in ("whole", "focus", "all"):
+        (tmp_path / name).mkdir()
+    _, whole = further(config, model, tmp_path / "whole")
+    further(config, model, tmp_path / "focus", train=("address", "lens"))
+    _, both = further(config, tmp_path / "focus" / "further", tmp_path / "all", train=("base",))
+    assert both["fingerprint"] == whole["fingerprint"]
+
+
+def test_a_stage_leaves_a_model_behind(trained, tmp_path, monkeypatch):
+    config, model, _, _ = trained
+    monkeypatch.setattr("megacontext.train.tiny.train_address", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        further(config, model, tmp_path)
+    left = Bundle.load(tmp_path / "further")
+    assert left.fingerprint("base") != Bundle.load(model).fingerprint("base")
+
+
+def test_a_bundle_of_other_shapes_is_not_gone_on_from(trained, tmp_path):
+    config, model, _, _ = trained
+    other = dataclasses.replace(config.lens, width=config.lens.width * 2)
+    with pytest.raises(ConfigError, match=r"must ask for its shapes, .* has other ones; copy model"):
+        further(config, model, tmp_path, lens=other)
+
+
+def test_the_shipped_recipe_of_tasks_goes_on_from_the_shipped_model():
+    config = load_recipe(TinyTrainConfig, "tiny-tasks")
+    assert Bundle.load(model_folder(config.start_from)).config == config.parts()
+    assert not config.base.gists and config.held_out not in config.books
+
+
 # What is looked at first.
 
 
@@ -158,6 +223,8 @@ def test_a_book_must_be_as_long_as_the_longest_stretch(tmp_path):
         ({"books": ("emma",), "held_out": "emma"}, "must not be trained on, 'emma' is in books"),
         ({"model": model_config(vocab_size=264)}, "vocab_size must be at least 265"),
         ({"block_size": 1}, "block_size must be at least 2, got 1"),
+        ({"train": ("base",)}, r"from scratch needs all of base, address and lens, got \['base'\]"),
+        ({"train": (), "start_from": "tiny"}, r"needs all of base, address and lens, got \[\]"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(tmp_path, wrong, message):

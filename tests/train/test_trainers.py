@@ -9,14 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from toys import VOCABULARY, K, ids_of, model_config, random_bundle
-from training_toys import MIXED, SILENT, address_config, base_config, lens_config, sampler_of
+from training_toys import MIXED, SILENT, TASKS, address_config, base_config, lens_config, sampler_of
 
 from megacontext.errors import ConfigError
 from megacontext.gistnet.address import AddressNet
 from megacontext.models.gpt import GPT
 from megacontext.runtime.bundle import Bundle
 from megacontext.scoring.lens import collate
-from megacontext.tasks.facts import FactsConfig, PlantedHistory
+from megacontext.tasks.asked import AskedHistory
+from megacontext.tasks.asked_facts import Facts
+from megacontext.tasks.facts import FactsConfig
+from megacontext.tasks.mixture import TaskShare
+from megacontext.tasks.mqar import Mqar
+from megacontext.tasks.variables import Variables
 from megacontext.telemetry import TelemetryWriter, read
 from megacontext.train.address import AddressSampler, AddressTrainConfig, statement_shares, train_address
 from megacontext.train.base import MixedContextLoss, StartConfig, start_for_retrieval, train_base
@@ -190,9 +195,9 @@ class RandomTokens(ContextSampler):
 
     ALPHABET = 16
 
-    def history(self, rng, num_tokens, facts, before=0):
+    def history(self, rng, num_tokens, task, before=0):
         ids = rng.integers(self.ALPHABET, size=before + num_tokens + 20).astype(np.int32)
-        return PlantedHistory(ids[before:], ()), ids[:before]
+        return AskedHistory(ids[before:], ()), ids[:before]
 
 
 def text_losses(bundle, sampler, steps, spoil=None):
@@ -253,12 +258,12 @@ def address_batch(sampler):
 
 
 def test_the_answers_of_an_address_question_are_the_blocks_of_its_statements(sampler):
-    planted, _ = sampler.history(np.random.default_rng(0), 400, FactsConfig(keys=10))
+    planted, _ = sampler.history(np.random.default_rng(0), 400, Facts(facts=FactsConfig(keys=10)))
     for blocks in (len(planted.ids) // K, 20):
         for question, share in zip(planted.questions, statement_shares(planted, blocks, K), strict=True):
             expected = {
                 place // K
-                for statement in question.statements
+                for statement in (*question.path[0].found, *question.path[0].alike)
                 for place in range(statement.start, statement.stop)
                 if place // K < blocks
             }
@@ -414,3 +419,96 @@ def test_a_stage_without_steps_is_refused():
     stage = base_config().stages[0]
     with pytest.raises(ConfigError, match="stage 'raw' needs steps and batch of at least 1, got 0 and 4"):
         dataclasses.replace(stage, steps=0)
+
+
+# Several tasks, and looks behind evidence.
+
+
+@pytest.fixture(scope="module")
+def tasked_cases(begun, sampler):
+    config = lens_config(keys=0, tasks=TASKS, hops=True, histories=8)
+    return build_cases(begun, sampler, config, np.random.default_rng(0)), config
+
+
+def test_looks_of_a_chain_are_cases_each_with_what_was_read_before(tasked_cases, begun, sampler):
+    """Rebuilt from the same draws: every look of every question, and one wrong turn."""
+    cases, config = tasked_cases
+    rng, left = np.random.default_rng(0), iter(cases)
+    for _ in range(config.histories):
+        length = np.exp(rng.uniform(np.log(config.min_tokens), np.log(config.max_tokens)))
+        planted, _ = sampler.history(rng, int(length), config.task(rng))
+        finished = len(planted.ids) // K
+
+        def blocks(spans, finished=finished):
+            places = {place // K for span in spans for place in range(span.start, span.stop)}
+            return {block for block in places if block < finished}
+
+        for question in planted.questions:
+            seen = []
+            for look in question.looks:
+                froms = [None] if look.read is None else sorted(blocks([look.read]))
+                for _ in froms:
+                    if look.read is None and not blocks(look.found):
+                        continue
+                    case = next(left)
+                    assert set(np.flatnonzero(case.truth > 0)) == blocks(look.found)
+                    assert set(np.flatnonzero(case.read > 0)) == blocks(seen)
+                seen += look.found
+            wrong = [span for one in planted.questions for span in one.needed if span not in question.needed]
+            if wrong:
+                turned = wrong[int(rng.integers(len(wrong)))]
+                if blocks([turned]):
+                    case = next(left)
+                    assert (case.truth == -1).all() and blocks([turned]) <= set(np.flatnonzero(case.read > 0))
+    assert next(left, None) is None
+
+
+def test_what_was_read_is_open_when_a_look_from_it_is_taken(tasked_cases, begun):
+    cases, config = tasked_cases
+    behind = [case for case in cases if (case.read > 0).sum() in (1, 2)][:12]
+    config = dataclasses.replace(config, budget=120)
+    for case in behind:
+        last = gather(case, begun, config, np.random.default_rng(0), noise=0.1)[-1]
+        assert last.context.is_raw(np.flatnonzero(case.read > 0)).all()
+        assert bool(last.labels().sum()) == bool((case.truth > 0).any())
+
+
+def test_a_look_that_finds_nothing_pushes_every_score_down(begun):
+    logits = torch.zeros(2, 3, requires_grad=True)
+    lens_loss(logits, torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool), 8.0).backward()
+    assert (logits.grad > 0).all()
+
+
+def test_address_questions_behind_evidence_do_not_look_for_it(sampler):
+    tasks = (TaskShare(variables=Variables(hops=3, chains=3)),)
+    made = AddressSampler(sampler, address_config(keys=0, tasks=tasks), left_tokens=4, longest=64)
+    batch = made.batch(np.random.default_rng(0))
+    behind = np.flatnonzero(batch.read.any(axis=1))
+    assert len(behind) and not (batch.read & (batch.answers > 0)).any()
+    np.testing.assert_allclose(batch.answers.sum(axis=1), 1, atol=1e-6)
+    for row in behind:
+        question, last = batch.questions[row][batch.questions[row] >= 0], np.flatnonzero(batch.read[row])[-1]
+        assert sampler.tokenizer.decode(question.astype(np.int32)).endswith("\nAnswer:")
+        if (last + 1) % made.config.blocks == 0:
+            continue  # the sentence ends in a block that is no candidate any more
+        block = batch.blocks[last, 4:]
+        assert bytes(block.astype("<i8")) in bytes(question.astype("<i8")), "what was read stands in front"
+
+
+def test_a_history_of_pairs_alone_is_no_longer_than_its_pairs(sampler):
+    tasks = (TaskShare(mqar=Mqar(pairs=5)),)
+    made = AddressSampler(sampler, address_config(keys=0, tasks=tasks), left_tokens=4, longest=64)
+    batch = made.batch(np.random.default_rng(0))
+    rows = [bytes(row[4:].astype("<i8")) for row in batch.blocks]
+    assert len(set(rows)) == len(rows) < made.config.histories * made.config.blocks
+
+
+def test_without_gists_embeddings_and_gistnet_stay_and_the_rest_learns(begun, sampler):
+    bundle = copy.deepcopy(begun)
+    train_base(bundle, sampler, base_config(2, gists=False), seed=0, telemetry=SILENT, scratch=False)
+    assert bundle.embedding_fingerprint() == begun.embedding_fingerprint()
+    assert bundle.fingerprint("gistnet") == begun.fingerprint("gistnet")
+    before = dict(begun.base.named_parameters())
+    still = {name for name, weight in bundle.base.named_parameters() if torch.equal(weight, before[name])}
+    assert still == {"transformer.wte.weight"}
+    assert all(weight.requires_grad for weight in bundle.base.parameters()), "afterwards they may learn again"

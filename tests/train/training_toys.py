@@ -4,6 +4,10 @@ import dataclasses
 
 from toys import K, prose
 
+from megacontext.tasks.babi import Babi
+from megacontext.tasks.mixture import TaskShare
+from megacontext.tasks.mqar import Mqar
+from megacontext.tasks.variables import Variables
 from megacontext.telemetry import NullTelemetry
 from megacontext.train.address import AddressTrainConfig
 from megacontext.train.base import BaseTrainConfig, Stage
@@ -21,10 +25,18 @@ class RecordingSampler(ContextSampler):
         super().__init__(*given)
         self.drawn = []
 
-    def history(self, rng, num_tokens, facts, before=0):
-        drawn = super().history(rng, num_tokens, facts, before)
+    def history(self, rng, num_tokens, task, before=0):
+        drawn = super().history(rng, num_tokens, task, before)
         self.drawn.append(drawn)
         return drawn
+
+
+TASKS = (
+    TaskShare(mqar=Mqar(pairs=5)),
+    TaskShare(variables=Variables(hops=2, chains=2, every_link=True)),
+    TaskShare(share=2, babi=Babi(kind=2, events=14, asks=2, people=3)),
+)
+TASKED = dataclasses.replace(MIXED, keys=0, tasks=TASKS)
 
 
 def books(tokenizer):

@@ -1,0 +1,96 @@
+"""LensNet looking again: what has been opened asks for more.
+
+One look at the question cannot lead to the second link of a chain: "Where is the lantern?" names neither the person
+who took it nor the room. As retrievers of several hops do (after MDR, Xiong et al. 2021), the text of the evidence that
+is open stands in front of the question, and LensNet looks again: with another address, at the same context. An entry
+scores the highest of all looks. Whatever a look opens may ask in turn, so a chain is followed link by link, through the
+one allocator and within the one budget; where a look finds nothing that leads on, it adds nothing.
+
+A look from a block reads the tokens before it that the block's address was made from too, so that a sentence which
+was cut by the block boundary still names its subject. Deliberately ignorant of tasks: that a second look may find the
+next link, and that it must find nothing where there is none, is learnt (`train.lens`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from megacontext.focus.context import WorkingContext
+from megacontext.index import AddressIndex
+from megacontext.scoring.descendants import BestBelow, num_finished
+from megacontext.scoring.lens import collate, look_features
+from megacontext.scoring.scorer import SCORERS, Question, ScoreFunction, Scorer
+from megacontext.spans import Span
+
+MOST_LOOKS = 9
+"""Looks at one context, that of the question included: what a chain of 6 hops takes, with room for a wrong turn."""
+FOLLOWED_FROM = 0.2
+"""A block must score more than this to ask for more: the allocator's own threshold for opening it."""
+
+
+def seen_again(block: int, block_size: int, left_tokens: int) -> Span:
+    """What a look from `block` reads of the history."""
+    start = block * block_size
+    return Span(max(0, start - left_tokens), start + block_size)
+
+
+@dataclass(frozen=True)
+class Gaze:
+    """A question, or a question behind a block that is open, ready to be compared with any context."""
+
+    address: np.ndarray
+    """float32 (A,)."""
+    matches: BestBelow
+
+
+@SCORERS.register("lensnet-hops")
+class LensHops(Scorer):
+    """LensNet, asked again from every open block that it wanted."""
+
+    def ask(self, question: Question) -> ScoreFunction:
+        made: dict[int | None, Gaze] = {}
+
+        def gaze(block: int | None) -> Gaze:
+            if block not in made:
+                made[block] = self._gaze(question, block)
+            return made[block]
+
+        def scores(context: WorkingContext) -> np.ndarray:
+            if not len(context):
+                return np.zeros(0, dtype=np.float32)
+            best = self._scores(context, [gaze(None)])
+            raw = np.flatnonzero(context.lod[: num_finished(context)] == 0)
+            asked = np.zeros(len(context), dtype=bool)
+            looks = 1
+            while looks < MOST_LOOKS:
+                wanted = raw[(best[raw] > FOLLOWED_FROM) & ~asked[raw]]
+                if not len(wanted):
+                    break
+                # The surest first; of equals the earliest.
+                wanted = wanted[np.argsort(-best[wanted], kind="stable")][: MOST_LOOKS - looks]
+                asked[wanted] = True
+                looks += len(wanted)
+                found = self._scores(context, [gaze(int(context.index[slot])) for slot in wanted])
+                best = np.maximum(best, found)
+            return best
+
+        return scores
+
+    def _gaze(self, question: Question, block: int | None) -> Gaze:
+        memory, ids = self.parts.memory, question.ids
+        if block is not None:
+            seen = seen_again(block, memory.block_size, memory.left_tokens)
+            ids = np.concatenate((memory.tokens(seen.start, seen.stop), ids))
+        address = self.parts.encoder.encode_question(ids)
+        matches = question.masked(AddressIndex.of(memory).matches(address), memory.block_size, -1.0)
+        return Gaze(address, BestBelow(matches, memory.block_size))
+
+    @torch.inference_mode()
+    def _scores(self, context: WorkingContext, gazes: list[Gaze]) -> np.ndarray:
+        """The highest score of each entry over some looks, float32 (N,)."""
+        lens = self.parts.lens
+        features = [look_features(context, self.parts.memory, gaze.address, gaze.matches) for gaze in gazes]
+        return lens.scores(lens(collate(features))).amax(dim=0).numpy()
