@@ -117,7 +117,7 @@ class AddressSampler:
         tokens, windows, asked = [], [], []
         before, first = np.full(self.left_tokens, -1), 0
         for _ in range(config.histories):
-            planted, _ = self.contexts.history(rng, config.blocks * size, config.task(rng))
+            planted, _ = self.contexts.asked(rng, config.blocks * size, config.task(rng))
             count = min(config.blocks, len(planted.ids) // size)
             blocks = planted.ids[: count * size].reshape(-1, size)
             tokens.append(blocks)

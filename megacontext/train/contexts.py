@@ -21,7 +21,7 @@ from megacontext.models.positions import PositionPolicy, entry_positions
 from megacontext.spans import Span
 from megacontext.tasks.asked import Asked, AskedHistory, Background, Task
 from megacontext.tasks.asked_facts import Facts
-from megacontext.tasks.facts import FactsConfig, ask, invent_keys, random_values, state
+from megacontext.tasks.facts import FactsConfig, PlantedHistory, ask, invent_keys, plant, random_values, state
 from megacontext.tasks.mixture import TaskShare, draw_task
 from megacontext.tokenizer import Tokenizer
 
@@ -148,19 +148,32 @@ class ContextSampler:
         self._shares = sizes / sizes.sum()
         self._newline = tokenizer.encode("\n")
 
-    def history(
+    def asked(
         self, rng: np.random.Generator, num_tokens: int, task: Task, before: int = 0
     ) -> tuple[AskedHistory, np.ndarray]:
         """A stretch of `num_tokens` of a random book with a task planted, and the `before` tokens in front of it.
 
         Only names that evaluation never uses. Raises ConfigError when the books have no sentences, or are too short.
         """
+        stretch, front = self._stretch(rng, num_tokens, before)
+        return task.plant(stretch, self.tokenizer, rng, held_out=False), front
+
+    def history(
+        self, rng: np.random.Generator, num_tokens: int, facts: FactsConfig, before: int = 0
+    ) -> tuple[PlantedHistory, np.ndarray]:
+        """The same with facts, as `tasks.facts` has them."""
+        stretch, front = self._stretch(rng, num_tokens, before)
+        return plant(stretch.ids, self.tokenizer, facts, rng, held_out=False), front
+
+    def _stretch(
+        self, rng: np.random.Generator, num_tokens: int, before: int
+    ) -> tuple[Background, np.ndarray]:
         for _ in range(_TRIES):
             book = self.books[self._draw_book(rng)]
             start = before + int(rng.integers(max(1, len(book) - num_tokens - before)))
             stretch = Background.of(book[start : start + num_tokens], self.tokenizer)
             if len(stretch.gaps):
-                return task.plant(stretch, self.tokenizer, rng, held_out=False), book[start - before : start]
+                return stretch, book[start - before : start]
         raise ConfigError(
             f"training books must have sentences to put facts between, {_TRIES} stretches of {num_tokens:,} tokens "
             f"with {before:,} before them had none; give longer books, in prose"
@@ -208,7 +221,7 @@ class ContextSampler:
 
     def _example(self, rng: np.random.Generator, task: Task, shape: _Shape) -> _Example:
         size, coarse = self.block_size, shape.coarse
-        planted, before = self.history(rng, shape.num_tokens, task, before=coarse * size * size)
+        planted, before = self.asked(rng, shape.num_tokens, task, before=coarse * size * size)
         kept = len(planted.ids) if shape.whole else shape.num_tokens
         # The task made the stretch longer: what is in front of its last `kept` tokens moves into the LOD2 gists.
         known_past = np.concatenate((before, planted.ids))[-(len(before) + kept) :]

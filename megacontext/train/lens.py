@@ -133,7 +133,7 @@ def build_cases(
     with Progress("histories for LensNet", config.histories) as progress:
         for _ in range(config.histories):
             length = np.exp(rng.uniform(np.log(config.min_tokens), np.log(config.max_tokens)))
-            planted, _ = contexts.history(rng, int(length), config.task(rng))
+            planted, _ = contexts.asked(rng, int(length), config.task(rng))
             memory = Memory.create(None, identity, encoder)
             memory.append(planted.ids)
             for question in planted.questions:

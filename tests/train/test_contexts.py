@@ -11,7 +11,8 @@ from training_toys import MIXED, RAW, TASKED, RecordingSampler, books, sampler_o
 
 from megacontext.config import data_root, load_recipe
 from megacontext.errors import ConfigError
-from megacontext.tasks.facts import is_held_out
+from megacontext.tasks.asked_facts import Facts
+from megacontext.tasks.facts import FactsConfig, is_held_out
 from megacontext.tokenizer import Tokenizer
 from megacontext.train.contexts import IGNORED, ContextSampler, ContextSpec, vocabulary_texts
 from megacontext.train.tiny import TinyTrainConfig
@@ -174,6 +175,14 @@ def test_tasks_are_planted_whole_and_facts_are_cut_to_the_length_that_was_asked_
                 assert planted.questions and all(one.needed[0].start >= 0 for one in planted.questions)
             else:
                 assert raw + gists * K < len(planted.ids)
+
+
+def test_facts_are_planted_the_same_by_their_own_name_and_as_a_task(tokenizer):
+    facts, sampler = FactsConfig(keys=6), sampler_of(tokenizer)
+    one, front = sampler.history(np.random.default_rng(4), 300, facts, before=40)
+    other, same = sampler.asked(np.random.default_rng(4), 300, Facts(facts=facts), before=40)
+    assert np.array_equal(one.ids, other.ids) and np.array_equal(front, same) and len(front) == 40
+    assert [q.needed.start for q in one.questions] == [q.needed[0].start for q in other.questions]
 
 
 def test_training_draws_no_name_that_evaluation_asks_for(tokenizer):

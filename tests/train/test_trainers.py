@@ -195,7 +195,7 @@ class RandomTokens(ContextSampler):
 
     ALPHABET = 16
 
-    def history(self, rng, num_tokens, task, before=0):
+    def asked(self, rng, num_tokens, task, before=0):
         ids = rng.integers(self.ALPHABET, size=before + num_tokens + 20).astype(np.int32)
         return AskedHistory(ids[before:], ()), ids[:before]
 
@@ -258,7 +258,7 @@ def address_batch(sampler):
 
 
 def test_the_answers_of_an_address_question_are_the_blocks_of_its_statements(sampler):
-    planted, _ = sampler.history(np.random.default_rng(0), 400, Facts(facts=FactsConfig(keys=10)))
+    planted, _ = sampler.asked(np.random.default_rng(0), 400, Facts(facts=FactsConfig(keys=10)))
     for blocks in (len(planted.ids) // K, 20):
         for question, share in zip(planted.questions, statement_shares(planted, blocks, K), strict=True):
             expected = {
@@ -436,7 +436,7 @@ def test_looks_of_a_chain_are_cases_each_with_what_was_read_before(tasked_cases,
     rng, left = np.random.default_rng(0), iter(cases)
     for _ in range(config.histories):
         length = np.exp(rng.uniform(np.log(config.min_tokens), np.log(config.max_tokens)))
-        planted, _ = sampler.history(rng, int(length), config.task(rng))
+        planted, _ = sampler.asked(rng, int(length), config.task(rng))
         finished = len(planted.ids) // K
 
         def blocks(spans, finished=finished):

@@ -25,8 +25,8 @@ class RecordingSampler(ContextSampler):
         super().__init__(*given)
         self.drawn = []
 
-    def history(self, rng, num_tokens, task, before=0):
-        drawn = super().history(rng, num_tokens, task, before)
+    def asked(self, rng, num_tokens, task, before=0):
+        drawn = super().asked(rng, num_tokens, task, before)
         self.drawn.append(drawn)
         return drawn
 
