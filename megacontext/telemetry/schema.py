@@ -15,7 +15,7 @@ import polars as pl
 
 from megacontext.errors import ConfigError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Column(NamedTuple):
@@ -48,6 +48,14 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "address_accuracy": Column(_FLOAT, "share of queries whose own block has the nearest address, 0..1"),
         "lens_loss_nats": Column(_FLOAT, "LensNet's loss, per question"),
         "lens_accuracy": Column(_FLOAT, "share of questions whose needed entry LensNet scores highest, 0..1"),
+        "lens_correlation": Column(
+            _FLOAT,
+            "rank correlation of LensNet's scores with measured utilities, in a context, since version 4",
+        ),
+        "preferred_share": Column(_FLOAT, "share of contexts with a better neighbour, 0..1, since version 4"),
+        "preferred_gain_nats": Column(
+            _FLOAT, "what the better neighbour saves beyond its price, per token, since version 4"
+        ),
         "attention_error": Column(
             _FLOAT, "squared error of attention's outputs over their mean square, since version 3"
         ),

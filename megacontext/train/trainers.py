@@ -18,6 +18,8 @@ from megacontext.errors import ConfigError
 from megacontext.registry import Registry
 from megacontext.runtime.pooled_gists import save_pooled
 from megacontext.runtime.run import RunFolder
+from megacontext.train.joint.config import JointTrainConfig
+from megacontext.train.joint.loop import check_out, load_joint_data, train_joint
 from megacontext.train.pooled.config import PooledTrainConfig
 from megacontext.train.pooled.loop import load_pooled_data, train_pooled
 from megacontext.train.pretrain.config import PretrainConfig
@@ -162,12 +164,29 @@ def _train_reader(config: ReaderTrainConfig, order: Order) -> Outcome:
     return Outcome(run=run.path, model=out, metrics=metrics)
 
 
+def _train_joint(config: JointTrainConfig, order: Order) -> Outcome:
+    if order.wandb_run:
+        raise ConfigError("the trainer 'joint' logs nowhere else; leave --wandb-run out")
+    check_out(order.out)
+    state = None if order.resume is None else find_state(order.resume, order.resume_step)
+    data = load_joint_data(config)
+    if order.resume is not None:
+        run = RunFolder.reopen(order.resume, config)
+    else:
+        run = RunFolder.create(order.runs, order.name, config, kind="joint", seed=config.seed)
+    with run:
+        out = order.out or run.path / "model"
+        metrics = train_joint(config, data, out, run, state)
+    return Outcome(run=run.path, model=out, metrics=metrics)
+
+
 def planned_devices(config: PretrainConfig) -> int:
     """Devices that a plan counts with: those that torchrun started, or those that the recipe is meant for."""
     return int(os.environ.get("WORLD_SIZE", config.batch.devices))
 
 
 TRAINERS.register("parts")(Kind(config=TinyTrainConfig, train=_train_parts))
+TRAINERS.register("joint")(Kind(config=JointTrainConfig, train=_train_joint))
 TRAINERS.register("pooled")(Kind(config=PooledTrainConfig, train=_train_pooled))
 TRAINERS.register("reader")(Kind(config=ReaderTrainConfig, train=_train_reader))
 TRAINERS.register("pretrain")(

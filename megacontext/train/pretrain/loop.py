@@ -7,10 +7,8 @@ end lies in nanochat's own layout as well, so that nanochat's programs can use i
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from megacontext.train.pretrain.state import restore_state, save_state
 from megacontext.train.pretrain.trainer import StepReport, Trainer
 from megacontext.train.pretrain.vocabulary import vocabulary
 from megacontext.train.pretrain.world import World
+from megacontext.train.stopping import Stop, graceful
 
 _BEGINNINGS = ("The ", "It was ", "She said that ", "When the ")
 _SAMPLE_TOKENS = 24
@@ -65,33 +64,13 @@ def pretrain(config: PretrainConfig, world: World, to: Destination) -> dict[str,
     trainer = Trainer(config, planned, corpus, tokenizer, to.cache, world)
     loop = _Loop(trainer, to)
     with ExitStack() as stack:
-        stopping = stack.enter_context(_graceful())
+        stopping = stack.enter_context(graceful())
         if to.run is not None:
             loop.logs = open_logs(to.run.path, to.wandb_run, to_mapping(config))
             for log in loop.logs:
                 stack.callback(log.close)
         loop.go(stopping)
     return loop.metrics()
-
-
-class _Stop:
-    wanted = False
-
-
-@contextmanager
-def _graceful() -> Iterator[_Stop]:
-    """An interrupt or a request to end is noted, and obeyed between two steps."""
-    stop = _Stop()
-
-    def note(*_: object) -> None:
-        stop.wanted = True
-
-    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 class _Loop:
@@ -110,7 +89,7 @@ class _Loop:
             self.smooth_loss, self.training_s = noted["smooth_loss"], noted["training_s"]
             self.best, self.entries = noted["best"] or math.inf, noted["entries"]
 
-    def go(self, stopping: _Stop) -> None:
+    def go(self, stopping: Stop) -> None:
         """All steps that are left, and the end."""
         trainer, plan, measure = self.trainer, self.plan, self.trainer.config.measure
         with Progress("pretraining", plan.steps, quiet=not trainer.world.leads) as progress:

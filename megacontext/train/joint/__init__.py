@@ -1,0 +1,1 @@
+"""Training of all parts together, in named steps: passages, build, sample, siblings, horizon, preference, loop."""

@@ -1,0 +1,153 @@
+"""An end-to-end training from beginning to end: measure, steps, saved states, measure again, the bundle.
+
+An interrupt is taken at the end of a step: the state is saved, and `--resume` goes on from there. What comes out is a
+bundle like that of `train.tiny`, which every command reads.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megacontext.config import dump_recipe
+from megacontext.corpus.book import load_book
+from megacontext.errors import ConfigError
+from megacontext.focus.context import check_budget
+from megacontext.progress import Progress
+from megacontext.runtime.bundle import Bundle, model_folder
+from megacontext.runtime.run import RunFolder, write_json
+from megacontext.telemetry import TelemetryWriter, read
+from megacontext.train.contexts import ContextSampler
+from megacontext.train.held_out import held_out_metrics
+from megacontext.train.joint.config import JointTrainConfig
+from megacontext.train.joint.measure import gist_figures, measured_nats, window_starts
+from megacontext.train.joint.passages import BookPassages
+from megacontext.train.joint.state import restore_joint_state, save_joint_state
+from megacontext.train.joint.trainer import Figures, JointTrainer
+from megacontext.train.stopping import Stop, graceful
+
+_LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class JointData:
+    """What a run goes on from and learns from, looked at before anything is written."""
+
+    bundle: Bundle
+    source: BookPassages
+    held_out: str
+    held_out_ids: np.ndarray
+
+
+def load_joint_data(config: JointTrainConfig) -> JointData:
+    """Raises CheckpointError for a model that is not one, ConfigError or BudgetError for what does not fit it."""
+    bundle = Bundle.load(model_folder(config.model))
+    tokenizer, size = bundle.tokenizer, bundle.config.block_size
+    books = [tokenizer.encode(load_book(name).text) for name in config.books]
+    source = BookPassages(ContextSampler(books, tokenizer, size, bundle.config.positions))
+    for stage in config.stages:
+        check_budget(stage.budget, size)
+        source.check(stage.shape)
+    held_out = load_book(config.held_out).text
+    ids = tokenizer.encode(held_out)
+    window_starts(len(ids), config.measure, size)
+    return JointData(bundle, source, held_out, ids)
+
+
+def train_joint(
+    config: JointTrainConfig, data: JointData, out: Path, run: RunFolder, resume: Path | None = None
+) -> dict[str, Any]:
+    """Train `data.bundle` on into the folder `out`; returns the metrics that its metrics.json holds.
+
+    Raises KeyboardInterrupt once an interrupted run is saved.
+    """
+    trainer = JointTrainer(config, data.bundle, data.source)
+    noted: dict[str, Any] = {} if resume is None else restore_joint_state(trainer, resume)
+    loop = _Loop(trainer, run, noted)
+    with graceful() as stop:
+        if "before" not in noted:
+            noted["before"] = gist_figures(measured_nats(data.bundle, data.held_out_ids, config.measure))
+        loop.go(stop)
+    for part in trainer.parts.values():
+        part.eval().requires_grad_(False)
+    data.bundle.save(out)
+    trained = Bundle.load(out)
+    after = gist_figures(measured_nats(trained, data.held_out_ids, config.measure))
+    metrics = held_out_metrics(trained, data.held_out, seed=config.seed)
+    metrics |= {f"before_{name}": value for name, value in noted["before"].items()} | after
+    metrics |= {
+        "training_s": noted["training_s"],
+        "positions_read": trainer.positions_read,
+        "seed": config.seed,
+        "began_from": trainer.began_from,
+        "fingerprint": trained.fingerprint(),
+    }
+    _leave(config, metrics, out, run)
+    return metrics
+
+
+class _Loop:
+    """The steps of a run, with what is told of them."""
+
+    def __init__(self, trainer: JointTrainer, run: RunFolder, noted: dict[str, Any]):
+        self.trainer, self.run, self.noted = trainer, run, noted
+        noted.setdefault("training_s", 0.0)
+
+    def go(self, stop: Stop) -> None:
+        trainer, config = self.trainer, self.trainer.config
+        with Progress("end to end", config.total_steps) as progress:
+            progress.set(trainer.step)
+            while trainer.step < config.total_steps:
+                stage, ends = trainer.stage.name, {phase.stop for phase in trainer.phases}
+                began = time.monotonic()
+                figures = trainer.train_step()
+                self.noted["training_s"] += time.monotonic() - began
+                if trainer.step % _LOG_EVERY == 0 or trainer.step == config.total_steps:
+                    self._tell(stage, figures)
+                progress.set(trainer.step, f"{stage} · {_said(figures)}")
+                if stop.wanted or trainer.step in ends or trainer.step % config.measure.save_every == 0:
+                    save_joint_state(trainer, self.run.path, **self.noted)
+                    self.run.flush()
+                if stop.wanted and trainer.step < config.total_steps:
+                    raise KeyboardInterrupt
+
+    def _tell(self, stage: str, figures: Figures) -> None:
+        self.run.telemetry.emit(
+            "train",
+            stage=stage,
+            step=self.trainer.step,
+            wall_s=self.noted["training_s"],
+            tokens_seen=self.trainer.positions_read,
+            **figures,
+        )
+
+
+def _said(figures: Figures) -> str:
+    names = {
+        "lm_loss_nats": "text", "answer_loss_nats": "answers", "lens_loss_nats": "lens",
+        "lens_correlation": "agreement", "lens_accuracy": "found",
+    }  # fmt: skip
+    return " · ".join(f"{names[name]} {value:.2f}" for name, value in figures.items() if name in names)
+
+
+def _leave(config: JointTrainConfig, metrics: dict[str, Any], out: Path, run: RunFolder) -> None:
+    """Metrics, recipe and curve beside the weights."""
+    write_json(out / "metrics.json", metrics)
+    dump_recipe(config, out / "recipe.toml")
+    run.note(model_fingerprint=metrics["fingerprint"])
+    run.results({"metrics": metrics})
+    run.telemetry.flush()
+    shutil.rmtree(out / "telemetry", ignore_errors=True)
+    with TelemetryWriter(out / "telemetry") as curve:
+        curve.emit_frame("train", read(run.path / "telemetry", "train"))
+
+
+def check_out(out: Path | None) -> None:
+    """Raises ConfigError where the folder for the model cannot be one."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder, {out} is a file; choose another")

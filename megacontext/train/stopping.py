@@ -1,0 +1,29 @@
+"""An interrupt of a training is noted, and obeyed between two steps, when the state can be saved whole."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stop:
+    """Whether somebody wants the training to end."""
+
+    wanted = False
+
+
+@contextmanager
+def graceful() -> Iterator[Stop]:
+    """Take interrupts and requests to end as wishes, until the block is left."""
+    stop = Stop()
+
+    def note(*_: object) -> None:
+        stop.wanted = True
+
+    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
