@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from megacontext.cli.answers import answer
+from megacontext.cli.ask import print_told
 from megacontext.cli.eval import EvalOptions, print_results
 from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.tables import results_tables
@@ -18,13 +19,18 @@ from megacontext.config import load_recipe
 from megacontext.evals.first_light import FirstLightConfig, prepare, run_first_light
 from megacontext.runtime.run import RunFolder
 
+_DEMOS = {"tiny": "demo", "smollm2": "demo-smollm2"}
+"""Recipes of the demo, by who answers."""
+
 
 @dataclass(frozen=True)
 class Demo:
     """A model answers from what left its window long ago: the whole idea at work on a book."""
 
-    recipe: str = "demo"
-    """A recipe in data/recipes, or the path of one."""
+    base: Literal["tiny", "smollm2"] = "tiny"
+    """Who answers: the tiny model over a novel, or SmolLM2-135M, frozen, over all of Shakespeare's works."""
+    recipe: str | None = None
+    """A recipe in data/recipes, or the path of one; default: that of the base."""
     book: str | None = None
     """A shipped book, or the path of a UTF-8 text file."""
     budget: int | None = None
@@ -53,7 +59,7 @@ class Demo:
         given["model"] = self.model
         overrides = {key: value for key, value in given.items() if value is not None}
         overrides |= parsed(self.set)
-        config = load_recipe(FirstLightConfig, self.recipe, overrides)
+        config = load_recipe(FirstLightConfig, self.recipe or _DEMOS[self.base], overrides)
         prepared = prepare(config)
         with RunFolder.create(self.runs, self.name, config, kind="demo", seed=config.seed) as run:
             results = run_first_light(prepared, run)
@@ -65,6 +71,9 @@ class Demo:
                 console.print(table)
             for sentence in results["sentences"]:
                 console.print(sentence)
+            for told in results["about_the_text"]:
+                print(f"\n{told['question']}")
+                print_told(told)
             console.print(f"report: {report}", soft_wrap=True)
 
         answer({"run": str(run.path), "report": str(report), "results": results}, self.json, say)

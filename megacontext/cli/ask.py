@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
-from megacontext.focus.context import WorkingContext
-from megacontext.runtime.bundle import Bundle, model_folder
+from megacontext.cli.answers import answer
+from megacontext.runtime.citing import tell
 from megacontext.runtime.encoding import BundleEncoder
+from megacontext.runtime.frozen.encoding import open_memory
+from megacontext.runtime.frozen.reader import FrozenReader, open_parts
 from megacontext.runtime.session import FocusConfig, Session
-from megacontext.tasks.facts import as_prompt
 from megacontext.tree.memory import Memory
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A stretch of the history that the model read word for word."""
-
-    start: int
-    """First token."""
-    stop: int
-    """One past the last."""
-    text: str
 
 
 @dataclass(frozen=True)
@@ -37,46 +25,38 @@ class Ask:
     """Folder of a memory, e.g. runs/demo/memory/book-0"""
     question: Annotated[str, tyro.conf.Positional]
     """The question, e.g. "What is Lady Fieldack's crest?" """
-    budget: int = 256
-    """Key/value positions that the model may attend to, question included."""
+    budget: int | None = None
+    """Key/value positions that the model may attend to, question included; default: 256, a frozen decoder's 1,024."""
     scorer: str = "lensnet"
     """Who says where detail is needed."""
     model: str = "tiny"
     """A folder in data/, or the path of a folder, with the trained parts that the memory was made with."""
+    keep: bool = False
+    """Keep the gists that a frozen decoder makes for the answer in the memory, so that the next one finds them."""
     json: bool = False
     """Print answer and passages as JSON."""
 
     def run(self) -> int:
-        bundle = Bundle.load(model_folder(self.model))
-        encoder = BundleEncoder(bundle)
-        with Memory.open(self.memory, encoder.identity(), encoder) as memory:
-            session = Session(bundle, memory, FocusConfig(budget=self.budget), scorer=self.scorer)
-            prompt = bundle.tokenizer.encode(as_prompt(self.question))
-            focus = session.focus(prompt)
-            reading = session.read(focus.context, prompt)
-            answer = session.decode([reading])[0]
-            passages = read_passages(focus.context, memory, session)
-            history = memory.num_tokens
-        if self.json:
-            cited = [asdict(passage) for passage in passages]
-            print(
-                json.dumps(
-                    {"answer": answer, "positions": reading.cost, "tokens": history, "passages": cited},
-                    indent=2,
-                )
-            )
+        parts = open_parts(self.model)
+        if isinstance(parts, FrozenReader):
+            memory, usual = open_memory(parts, self.memory, writable=self.keep), 1024
         else:
-            print(answer)
-            print(f"\n{reading.cost} positions stood for {history:,} tokens; read word for word:")
-            for passage in passages:
-                print(f"  tokens {passage.start:,}-{passage.stop:,}: {' '.join(passage.text.split())}")
+            encoder = BundleEncoder(parts)
+            memory, usual = Memory.open(self.memory, encoder.identity(), encoder, self.keep), 256
+        with memory:
+            budget = usual if self.budget is None else self.budget
+            told = tell(Session(parts, memory, FocusConfig(budget=budget), scorer=self.scorer), self.question)
+        answer(told, self.json, lambda: print_told(told))
         return 0
 
 
-def read_passages(context: WorkingContext, memory: Memory, session: Session) -> list[Passage]:
-    """The raw entries of a context, neighbours joined, in time order."""
-    raw = context.lod == 0
-    starts = np.flatnonzero(raw & ~np.r_[False, raw[:-1]])
-    stops = np.flatnonzero(raw & ~np.r_[raw[1:], False])
-    spans = zip(context.start[starts].tolist(), context.stop[stops].tolist(), strict=True)
-    return [Passage(a, b, session.bundle.tokenizer.decode(memory.tokens(a, b))) for a, b in spans]
+def print_told(told: dict[str, Any]) -> None:
+    """An answer for people, with its passages."""
+    print(told["answer"])
+    print(
+        f"\n{told['positions']} positions stood for {told['tokens']:,} tokens ({told['seconds']:.1f} s); "
+        "read word for word:"
+    )
+    for passage in told["passages"]:
+        where = passage["source"] or f"tokens {passage['start']:,}-{passage['stop']:,}"
+        print(f"  {where}: {' '.join(passage['text'].split())}")

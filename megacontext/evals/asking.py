@@ -6,17 +6,22 @@ ignorant of the task: a question says itself whether a line answers it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from megacontext.evals.arms import Look, look
+from megacontext.evals.arms import look
 from megacontext.evals.histories import Case
 from megacontext.index.addresses import AddressIndex
+from megacontext.runtime.reading import Reading
 from megacontext.runtime.run import RunFolder
 from megacontext.runtime.session import Focus
+
+_SENTENCE_TOKENS = 24
+"""Of an answer by a model that was never trained to say a value and nothing else."""
 
 
 def ask_all(
@@ -32,23 +37,32 @@ def ask_all(
 
     The focus steps of the first `traced` questions are recorded entry by entry. `about` is added to each line of JSON.
     """
-    tokenizer = case.session.bundle.tokenizer
-    budget = case.session.config.budget
+    session, tokenizer = case.session, case.session.bundle.tokenizer
     questions = case.asked.questions
-    looks: list[Look] = []
+    taken: list[dict[str, Any]] = []
+    readings: list[Reading] = []
+    said: list[str] = []
+    heads = 1
     for number, question in enumerate(questions):
+        began = time.perf_counter()
         prompt = tokenizer.encode(question.prompt)
-        needed = case.needed_blocks(question)
-        looks.append(look(case.session, arm, prompt, number=number, needed=needed))
-        if looks[-1].focuses:
-            _record_focus(looks[-1].focuses[0], case, arm, number, run, traced=number < traced)
+        one = look(session, arm, prompt, number=number, needed=case.needed_blocks(question))
+        taken.append({"cost_positions": one.cost, "hit": one.hit, "latency_ms": one.latency_ms})
+        heads = len(one.readings)
+        if session.decodes_alone:
+            said += session.decode(one.readings, max_tokens=_SENTENCE_TOKENS, heads=heads)
+            taken[-1]["answer_s"] = time.perf_counter() - began
+        else:
+            readings += one.readings
+        if one.focuses:
+            _record_focus(one.focuses[0], case, arm, number, run, traced=number < traced)
         if arm == "lensnet" and number < traced:
             _record_block_scores(case, prompt, number, run)
         told()
-    together = [reading for one in looks for reading in one.readings]
-    said = case.session.decode(together, heads=len(together) // max(1, len(looks)))
+    said = said or session.decode(readings, heads=heads)
     rows = []
-    for number, (question, one, answer) in enumerate(zip(questions, looks, said, strict=True)):
+    for number, (question, spent, answer) in enumerate(zip(questions, taken, said, strict=True)):
+        latency_ms = spent.pop("latency_ms")
         row = {
             "history": case.name,
             "arm": arm,
@@ -59,13 +73,13 @@ def ask_all(
             "expected": question.answer.strip(),
             "answered": answer,
             "correct": question.is_right(answer),
-            "cost_positions": one.cost,
-            "hit": one.hit,
+            "cost_positions": spent["cost_positions"],
+            "hit": spent["hit"],
         }
-        run.telemetry.emit("answer", **row, budget_positions=budget, latency_ms=one.latency_ms)
+        run.telemetry.emit("answer", **row, budget_positions=session.config.budget, latency_ms=latency_ms)
         line = {"prompt": question.prompt, "needed_blocks": list(case.needed_blocks(question))}
-        run.answer(row | line | dict(about or {}))
-        rows.append(row | {"group": case.history.group, "history_tokens": len(case.asked.ids)})
+        run.answer(row | spent | line | dict(about or {}))
+        rows.append(row | spent | {"group": case.history.group, "history_tokens": len(case.asked.ids)})
     run.flush()
     return rows
 

@@ -15,19 +15,25 @@ import numpy as np
 import polars as pl
 
 from megacontext.corpus.book import Book, load_book
+from megacontext.corpus.shakespeare import NAME as SHAKESPEARE
+from megacontext.corpus.shakespeare import load_shakespeare
 from megacontext.errors import ConfigError
 from megacontext.evals.arms import NO_CONTEXT, check_arms, check_names
 from megacontext.evals.asking import ask_all
-from megacontext.evals.histories import History, check_room, stored
+from megacontext.evals.histories import History, Stretch, check_room, stored
 from megacontext.evals.statistics import wilson
 from megacontext.focus.context import check_budget
 from megacontext.models.gpt import KVCache
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle, model_folder
+from megacontext.runtime.citing import tell
+from megacontext.runtime.frozen.reader import FrozenReader, open_parts
+from megacontext.runtime.frozen.vocabulary import FrozenVocabulary
 from megacontext.runtime.run import RunFolder
-from megacontext.runtime.session import FocusConfig
+from megacontext.runtime.session import FocusConfig, Session
 from megacontext.tasks.asked_facts import as_asked
-from megacontext.tasks.facts import FactsConfig, plant
+from megacontext.tasks.facts import FactsConfig, PlantedHistory, plant
+from megacontext.tasks.spoken import as_spoken
 from megacontext.tokenizer import Tokenizer
 
 ARMS = (
@@ -73,9 +79,9 @@ class FirstLightConfig:
 
     seed: int = 0
     model: str = "tiny"
-    """A folder in data/, or the path of a folder, with a trained bundle."""
+    """A folder in data/, or the path of a folder, with a trained bundle or a frozen decoder's reader."""
     book: str = "pride-and-prejudice"
-    """A shipped book, or the path of a text file. It must not have been trained on."""
+    """A shipped book, `shakespeare` for all his works, or the path of a text file. It must not have been trained on."""
     arms: tuple[str, ...] = ARMS
     focus: FocusConfig = field(default_factory=FocusConfig)
     histories: tuple[HistoryConfig, ...] = (
@@ -84,6 +90,11 @@ class FirstLightConfig:
     )
     traced_questions: int = 6
     """Questions of each group's first history whose every focus step is recorded."""
+    about_the_text: tuple[str, ...] = ()
+    """Questions about the text itself, asked of the last history. Nobody judges the answers: they are told with what
+    was read for them."""
+    scorer: str = "lensnet"
+    """Who chooses what is read for those."""
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
@@ -99,7 +110,7 @@ class Preparation:
     """All that an evaluation reads, loaded, planted and checked before anything is written."""
 
     config: FirstLightConfig
-    bundle: Bundle
+    bundle: Bundle | FrozenReader
     book: Book
     histories: tuple[History, ...]
 
@@ -108,35 +119,78 @@ def prepare(config: FirstLightConfig) -> Preparation:
     """Load model and book, plant the facts, and check sizes and budget: what a run could fail by, before it begins.
 
     Raises CheckpointError for the model, ConfigError for the book, BudgetError for a budget that some question and
-    the coarsest cover of its history do not fit.
+    the coarsest cover of its history do not fit, BackendUnavailableError where an optional package is missing.
     """
-    bundle = Bundle.load(model_folder(config.model))
-    book = load_book(config.book)
-    ids = bundle.tokenizer.encode(book.text)
+    bundle = open_parts(config.model)
+    works = load_shakespeare() if config.book == SHAKESPEARE else [load_book(config.book)]
+    text = _Text.of(works, bundle.tokenizer)
+    book = works[0] if len(works) == 1 else Book("Shakespeare's works", works[0].licence, "")
     check_budget(config.focus.budget, bundle.config.block_size)
     histories: list[History] = []
     for group in config.histories:
-        histories += _planted(group, config.seed, bundle.tokenizer, ids, book.title)
+        histories += _planted(group, config.seed, bundle, text, book.title)
     for history in histories:
         check_room(history, bundle, config.focus.budget)
     return Preparation(config, bundle, book, tuple(histories))
 
 
+@dataclass(frozen=True)
+class _Text:
+    """Works one after another, as token ids."""
+
+    ids: np.ndarray
+    works: tuple[Stretch, ...]
+    """Where each stands; empty where there is one."""
+
+    @classmethod
+    def of(cls, works: list[Book], tokenizer: Tokenizer | FrozenVocabulary) -> _Text:
+        rows = []
+        with Progress("text into tokens", len(works), quiet=len(works) == 1) as progress:
+            for work in works:
+                rows.append(tokenizer.encode(work.text))
+                progress.advance(work.title)
+        ends = np.cumsum([len(row) for row in rows]).tolist()
+        stretches = [
+            Stretch(work.title, end - len(row), end) for work, row, end in zip(works, rows, ends, strict=True)
+        ]
+        return cls(np.concatenate(rows), tuple(stretches) if len(works) > 1 else ())
+
+    def works_within(self, start: int, stop: int, planted: PlantedHistory) -> tuple[Stretch, ...]:
+        """Where the works stand in tokens [start, stop) with facts planted in them."""
+        spans = sorted((one.start, one.stop) for question in planted.questions for one in question.statements)
+        lengths = np.array([stop - start for start, stop in spans], dtype=np.int64)
+        # Where each statement stood in the text, before any was there.
+        places = np.array([start for start, _ in spans], dtype=np.int64) - (np.cumsum(lengths) - lengths)
+        found, at = [], 0
+        for work in self.works:
+            end = min(work.stop, stop) - start
+            if work.start >= stop or end <= 0:
+                continue
+            moved = end + int(lengths[places <= end].sum())
+            found.append(Stretch(work.name, at, moved))
+            at = moved
+        return tuple(found)
+
+
 def _planted(
-    group: HistoryConfig, seed: int, tokenizer: Tokenizer, ids: np.ndarray, title: str
+    group: HistoryConfig, seed: int, bundle: Bundle | FrozenReader, text: _Text, title: str
 ) -> Iterator[History]:
     """The histories of a group, from stretches spread over the book."""
+    ids = text.ids
     wanted = group.tokens or len(ids)
     if len(ids) < wanted:
         raise ConfigError(
             f"the book must have {wanted:,} tokens for histories {group.name!r}, {title} has {len(ids):,}; "
             "give a longer book or lower histories.tokens"
         )
+    # A model of others was never trained to say a value and nothing else.
+    as_task = as_spoken if isinstance(bundle, FrozenReader) else as_asked
     starts = np.linspace(0, len(ids) - wanted, group.count).astype(int)
     for number, start in enumerate(starts.tolist()):
         rng = np.random.default_rng((seed, len(group.name), number))
-        planted = plant(ids[start : start + wanted], tokenizer, group.facts, rng)
-        yield History(group.name, f"{group.name}-{number}", as_asked(planted), seed)
+        planted = plant(ids[start : start + wanted], bundle.tokenizer, group.facts, rng)
+        works = text.works_within(start, start + wanted, planted)
+        yield History(group.name, f"{group.name}-{number}", as_task(planted), seed, works)
 
 
 def run_first_light(prepared: Preparation, run: RunFolder) -> dict[str, Any]:
@@ -153,6 +207,7 @@ def run_first_light(prepared: Preparation, run: RunFolder) -> dict[str, Any]:
         shutil.copytree(curves, run.path / "telemetry" / "train")
     answers: list[dict[str, Any]] = []
     ingest: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
     for history in prepared.histories:
         case, cost = stored(history, config.focus, bundle, run)
         ingest.append(cost)
@@ -161,9 +216,26 @@ def run_first_light(prepared: Preparation, run: RunFolder) -> dict[str, Any]:
             for arm in config.arms:
                 with Progress(f"{history.name}: {arm}", len(history.asked.questions)) as progress:
                     answers += ask_all(case, arm, run, traced=traced, told=progress.advance)
-    results = tables(config, answers, ingest, KVCache.bytes_per_position(bundle.config.model))
+            if history is prepared.histories[-1]:
+                told = _about_the_text(case.session, config)
+    results = tables(config, answers, ingest, _bytes_per_position(bundle)) | {"about_the_text": told}
     run.results(results)
     return results
+
+
+def _about_the_text(session: Session, config: FirstLightConfig) -> list[dict[str, Any]]:
+    answers = []
+    with Progress("questions about the text", len(config.about_the_text)) as progress:
+        for question in config.about_the_text:
+            answers.append(tell(session, question, config.scorer))
+            progress.advance()
+    return answers
+
+
+def _bytes_per_position(bundle: Bundle | FrozenReader) -> int:
+    if isinstance(bundle, FrozenReader):
+        return bundle.bytes_per_position
+    return KVCache.bytes_per_position(bundle.config.model)
 
 
 def tables(
@@ -196,6 +268,11 @@ def tables(
                 "bytes_per_step": float(mine["cost_positions"].mean()) * bytes_per_position,
                 "of_oracle": right / tried / ceiling if ceiling else None,
             }
+            if "answer_s" in mine.columns:
+                row["answer_s_median"], row["answer_s_max"] = (
+                    mine["answer_s"].median(),
+                    mine["answer_s"].max(),
+                )
             for kind in ("plain", "superseded"):
                 of_kind = mine.filter(pl.col("kind") == kind)
                 row[f"{kind}_n"] = of_kind.height

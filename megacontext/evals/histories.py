@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
+from megacontext.runtime.frozen.encoding import create_memory, encoder_of, open_memory
+from megacontext.runtime.frozen.reader import FrozenReader
 from megacontext.runtime.run import RunFolder
 from megacontext.runtime.session import FocusConfig, Session, starting_context
 from megacontext.tasks.asked import Asked, AskedHistory
 from megacontext.tree.memory import Memory
 
+KEPT_MEMORIES = ".memories"
+"""Folder beside the runs for memories that several runs may read."""
 _CHUNK_TOKENS = 16_384
 """Tokens appended at a time, so that the ingest shows progress and leaves telemetry."""
 
@@ -28,6 +36,17 @@ class History:
     """The group, a hyphen, and a number."""
     asked: AskedHistory
     seed: int
+    documents: tuple[Stretch, ...] = ()
+    """What its tokens come from, in order; empty where that is not told apart."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tokens [start, stop) of a history, out of one document."""
+
+    name: str
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -56,42 +75,93 @@ class Case:
         return tuple(sorted(blocks))
 
 
-def check_room(history: History, bundle: Bundle, budget: int) -> None:
+def check_room(history: History, bundle: Bundle | FrozenReader, budget: int) -> None:
     """Raises BudgetError for a budget that some question and the coarsest cover of its history do not fit."""
     prompts = [bundle.tokenizer.encode(question.prompt) for question in history.asked.questions]
-    starting_context(len(history.asked.ids), bundle.config.block_size, budget, max(map(len, prompts)))
+    around = bundle.frame.cost if isinstance(bundle, FrozenReader) else 0
+    starting_context(
+        len(history.asked.ids), bundle.config.block_size, budget, max(map(len, prompts)) + around
+    )
 
 
 def stored(
-    history: History, focus: FocusConfig, bundle: Bundle, run: RunFolder, *, quiet: bool = False
+    history: History,
+    focus: FocusConfig,
+    bundle: Bundle | FrozenReader,
+    run: RunFolder,
+    *,
+    quiet: bool = False,
 ) -> tuple[Case, dict[str, Any]]:
-    """The history in a new memory in the run's folder, and the figures of its ingest."""
-    name, ids = history.name, history.asked.ids
-    encoder = BundleEncoder(bundle)
-    memory = Memory.create(run.path / "memory" / name, encoder.identity(), encoder)
+    """The history in a new memory in the run's folder, and the figures of its ingest.
+
+    With a frozen reader, whose gists are dear, the memory is kept beside the runs and found again by the next one.
+    """
+    ids = history.asked.ids
+    memory, known = _memory(history, bundle, run)
     session = Session(bundle, memory, focus, seed=history.seed)
     began = time.perf_counter()
-    with Progress(f"{name}: text into tree", len(ids), quiet=quiet) as progress:
-        for at in range(0, len(ids), _CHUNK_TOKENS):
-            part = ids[at : at + _CHUNK_TOKENS]
-            session.observe(part)
-            seconds = time.perf_counter() - began
-            run.telemetry.emit(
-                "ingest",
-                history=name,
-                wall_s=seconds,
-                tokens_total=at + len(part),
-                blocks_total=memory.num_blocks,
-                tokens_per_s=(at + len(part)) / seconds,
-                store_bytes=memory.store_bytes,
-            )
-            progress.advance(f"{(at + len(part)) / seconds:,.0f} tokens/s", len(part))
+    if not known:
+        try:
+            _ingest(history, session, run, quiet)
+        except BaseException:
+            memory.close()
+            raise
+    seconds = time.perf_counter() - began
     return Case(history, session), {
-        "history": name,
+        "history": history.name,
         "tokens": len(ids),
+        "reopened": known,
         "wall_s": seconds,
         "tokens_per_s": len(ids) / seconds,
         "store_bytes": memory.store_bytes,
         "bytes_per_token": memory.store_bytes / len(ids),
-        "flops": encoder.flops_per_token() * len(ids),
+        "flops": encoder_of(bundle).flops_per_token() * len(ids),
     }
+
+
+def _ingest(history: History, session: Session, run: RunFolder, quiet: bool) -> None:
+    ids, memory = history.asked.ids, session.memory
+    began = time.perf_counter()
+    with Progress(f"{history.name}: text into tree", len(ids), quiet=quiet) as progress:
+        for stretch in history.documents or (Stretch("", 0, len(ids)),):
+            with memory.document(stretch.name) if stretch.name else nullcontext():
+                for at in range(stretch.start, stretch.stop, _CHUNK_TOKENS):
+                    part = ids[at : min(at + _CHUNK_TOKENS, stretch.stop)]
+                    session.observe(part)
+                    seconds = time.perf_counter() - began
+                    run.telemetry.emit(
+                        "ingest",
+                        history=history.name,
+                        wall_s=seconds,
+                        tokens_total=at + len(part),
+                        blocks_total=memory.num_blocks,
+                        tokens_per_s=(at + len(part)) / seconds,
+                        store_bytes=memory.store_bytes,
+                    )
+                    progress.advance(f"{(at + len(part)) / seconds:,.0f} tokens/s", len(part))
+
+
+def _memory(history: History, bundle: Bundle | FrozenReader, run: RunFolder) -> tuple[Memory, bool]:
+    """The memory of a history, open for writing, and whether all of it is there already."""
+    place = run.path / "memory" / history.name
+    if not isinstance(bundle, FrozenReader):
+        encoder = BundleEncoder(bundle)
+        return Memory.create(place, encoder.identity(), encoder), False
+    kept = run.path.parent / KEPT_MEMORIES / _digest(history, bundle)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(os.path.relpath(kept, place.parent), target_is_directory=True)
+    if kept.is_dir():
+        memory = open_memory(bundle, kept, writable=True)
+        if memory.num_tokens == len(history.asked.ids):
+            return memory, True
+        # Its ingest was interrupted.
+        memory.close()
+        shutil.rmtree(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    return create_memory(bundle, kept), False
+
+
+def _digest(history: History, reader: FrozenReader) -> str:
+    digest = hashlib.blake2b(reader.fingerprint().encode(), digest_size=8)
+    digest.update(history.asked.ids.tobytes() + repr(history.documents).encode())
+    return digest.hexdigest()

@@ -103,6 +103,11 @@ class Session:
         SCORERS.get(scorer)
         self._scorers: dict[tuple[str, int, int], Scorer] = {}
 
+    @property
+    def decodes_alone(self) -> bool:
+        """Whether readings are decoded one by one in any case, so that nothing is gained by keeping several."""
+        return isinstance(self.bundle, FrozenReader)
+
     def prompt_cost(self, prompt: np.ndarray) -> int:
         """Positions of the budget that a prompt (P,) takes, with what the model wants around it."""
         return len(prompt) + self.frame.cost

@@ -30,6 +30,7 @@ from megacontext.lensnet.lens import LensNet, LensNetConfig
 from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.models.positions import PositionPolicy
 from megacontext.runtime.bases import Precision
+from megacontext.runtime.bundle import Bundle, model_folder
 from megacontext.runtime.chat import TemplateChat
 from megacontext.runtime.frozen.vocabulary import FrozenVocabulary
 from megacontext.runtime.pooled_gists import FrozenDecoder, load_pooled, open_decoder, pooled_folder
@@ -86,6 +87,12 @@ class FrozenReader:
         )
         self.lens = LensNet(config.lens, gist_width=0, address_width=config.address.address_width)
         self.frame = _frame(decoder)
+
+    @property
+    def bytes_per_position(self) -> int:
+        """Keys and values of one position in all layers."""
+        layers, heads, width = self.base.entry_shape
+        return 2 * layers * heads * width * self.base.embed(torch.zeros(1, dtype=torch.long)).element_size()
 
     def parts(self) -> list[tuple[str, nn.Module]]:
         """The networks that are trained for it, with the prefix of their weights."""
@@ -180,6 +187,15 @@ def load_reader(folder: Path, device: str = "cpu", precision: Precision = "bfloa
         )
     reader._take(weights)
     return reader
+
+
+def open_parts(name_or_path: str) -> Bundle | FrozenReader:
+    """A trained bundle, or a frozen decoder's reader: by the name of what ships, or the path of a folder.
+
+    Raises what `Bundle.load` and `load_reader` raise.
+    """
+    folder = reader_folder(name_or_path)
+    return load_reader(folder) if is_reader(folder) else Bundle.load(model_folder(name_or_path))
 
 
 def reader_folder(name_or_path: str) -> Path:

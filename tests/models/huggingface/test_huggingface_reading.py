@@ -105,7 +105,7 @@ def test_a_context_of_plain_tokens_is_the_plain_model(base, history):
     whole = torch.from_numpy(np.concatenate((ids, PROMPT)).astype(np.int64))[None]
     with torch.inference_mode():
         torch.testing.assert_close(
-            logits(base, reading), base.model(input_ids=whole).logits.float(), atol=2e-5, rtol=0
+            logits(base, reading), base.model(input_ids=whole).logits.float(), atol=5e-5, rtol=0
         )
         own = base.model.generate(
             whole,

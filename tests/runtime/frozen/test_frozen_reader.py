@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from runtime.frozen.conftest import SINK, K
+from frozen_toys import SINK
+from toys import K
 
 from megacontext.errors import BudgetError, CheckpointError, ConfigError, TreeFormatError
 from megacontext.focus import WorkingContext
