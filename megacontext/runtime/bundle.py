@@ -1,6 +1,7 @@
 """A bundle: tokenizer, base model, GistNet, AddressNet and LensNet that were trained together, in one folder.
 
-    model.safetensors   all weights, float16, names prefixed base. gistnet. address. lens.
+    model.safetensors   all weights, float16, names prefixed base. gistnet. address. lens., and gist_tokens. where
+                        there are some
     model.json          format, the configuration of each part, checksum of the weights
     tokenizer.json      the vocabulary
 
@@ -16,6 +17,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +29,8 @@ from megacontext.errors import CheckpointError, ConfigError
 from megacontext.gistnet.address import AddressNet, AddressNetConfig
 from megacontext.gistnet.gist import GistNet, GistNetConfig
 from megacontext.lensnet.lens import LensNet, LensNetConfig
+from megacontext.models.entries import entry_width
+from megacontext.models.gist_tokens import GistTokens, GistTokensConfig
 from megacontext.models.gpt import GPT, GPTConfig
 from megacontext.models.positions import PositionPolicy
 from megacontext.tokenizer import Tokenizer
@@ -42,8 +46,12 @@ class BundleConfig:
     block_size: int = 32
     positions: PositionPolicy = "context"
     """What the base model was trained to read as an entry's position."""
+    gists: Literal["embedding", "tokens"] = "embedding"
+    """What a tree stores as gists: GistNet's vectors in the input space, or the keys and values of gist tokens."""
     model: GPTConfig = field(default_factory=GPTConfig)
     gistnet: GistNetConfig = field(default_factory=GistNetConfig)
+    gist_tokens: GistTokensConfig = field(default_factory=GistTokensConfig)
+    """Read only where `gists` is tokens."""
     address: AddressNetConfig = field(default_factory=AddressNetConfig)
     lens: LensNetConfig = field(default_factory=LensNetConfig)
 
@@ -74,16 +82,24 @@ class Bundle:
         self.address = AddressNet(
             config.address, vocab_size=config.model.vocab_size, block_size=config.block_size
         )
-        self.lens = LensNet(config.lens, gist_width=width, address_width=config.address.address_width)
+        self.gist_tokens: GistTokens | None = None
+        if config.gists == "tokens":
+            self.gist_tokens = GistTokens(config.gist_tokens, width=width, block_size=config.block_size)
+        self.lens = LensNet(
+            config.lens, gist_width=self.gist_width, address_width=config.address.address_width
+        )
+
+    @property
+    def gist_width(self) -> int:
+        """Numbers of a gist as a tree stores it."""
+        return self.config.model.n_embd if self.gist_tokens is None else entry_width(self.base)
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """The networks with the prefix of their weights."""
-        yield from (
-            ("base", self.base),
-            ("gistnet", self.gistnet),
-            ("address", self.address),
-            ("lens", self.lens),
-        )
+        yield from (("base", self.base), ("gistnet", self.gistnet))
+        if self.gist_tokens is not None:
+            yield "gist_tokens", self.gist_tokens
+        yield from (("address", self.address), ("lens", self.lens))
 
     def fingerprint(self, *names: str) -> str:
         """16 hex digits over the weights of the named parts, or of all; equal weights, equal fingerprint."""

@@ -13,6 +13,7 @@ import torch
 
 from megacontext.gistnet.address import AddressNet
 from megacontext.runtime.bundle import Bundle
+from megacontext.runtime.gist_kinds import gist_maker
 from megacontext.tokenizer import Tokenizer
 from megacontext.tree import Identity
 
@@ -22,7 +23,7 @@ tiny model); a single block pays for all the rows, which is some 35 ms on one co
 
 
 class BundleEncoder:
-    """Embedding gists by GistNet over the base model's own embeddings, addresses by AddressNet."""
+    """Gists of the bundle's kind (`gist_kinds`), addresses by AddressNet."""
 
     cached_gists = False
     """Whether a gist is an entry of keys and values, as `models.entries` packs it, or an input embedding."""
@@ -30,10 +31,13 @@ class BundleEncoder:
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
         self.block_size = bundle.config.block_size
-        self.gist_width = bundle.config.model.n_embd
+        self._gists = gist_maker(bundle)
+        self.cached_gists = self._gists.cached
+        self.gist_width = bundle.gist_width
         self.address_width = bundle.config.address.address_width
-        self.left_tokens = bundle.config.address.left_tokens
-        self.fingerprint = bundle.fingerprint("gistnet", "address")
+        self._address_left = bundle.config.address.left_tokens
+        self.left_tokens = max(self._address_left, self._gists.left_tokens)
+        self.fingerprint = bundle.fingerprint(*self._gists.made_of, "address")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -53,15 +57,17 @@ class BundleEncoder:
         """tokens (n, K), left (n, left_tokens) -> gists (n, E), addresses (n, A), all float32."""
         gists, addresses = [], []
         for seen in filled(np.concatenate((left, tokens), axis=1).astype(np.int64)):
-            gists.append(self.bundle.gistnet(self.bundle.base.embed(seen[:, self.left_tokens :]), 1))
-            addresses.append(self.bundle.address(seen, AddressNet.BLOCK))
+            gists.append(self._gists.of_blocks(seen[:, self.left_tokens - self._gists.left_tokens :]))
+            addresses.append(
+                self.bundle.address(seen[:, self.left_tokens - self._address_left :], AddressNet.BLOCK)
+            )
         count = len(tokens)
         return torch.cat(gists)[:count].numpy(), torch.cat(addresses)[:count].numpy()
 
     @torch.inference_mode()
     def encode_parents(self, children: np.ndarray, lod: int) -> np.ndarray:
         """children (n, K, E) -> gists (n, E) of level `lod`, float32."""
-        gists = [self.bundle.gistnet(batch, lod) for batch in filled(children)]
+        gists = [self._gists.of_gists(batch, lod) for batch in filled(children)]
         return torch.cat(gists)[: len(children)].numpy()
 
     @torch.inference_mode()
@@ -72,12 +78,12 @@ class BundleEncoder:
 
     def flops_per_token(self) -> float:
         """Arithmetic of ingest per token of history (multiply-adds count two), from the sizes of the networks."""
-        per_block = 2 * self.block_size * sum(p.numel() for p in self.bundle.gistnet.parameters())
-        seen = self.block_size + self.left_tokens
+        per_block, per_parent = self._gists.flops(self.block_size)
+        seen = self.block_size + self._address_left
         own = sum(
             p.numel() for name, p in self.bundle.address.named_parameters() if not name.startswith("token")
         )
-        return (per_block * (1 + 1 / (self.block_size - 1)) + 2 * seen * own) / self.block_size
+        return (per_block + per_parent / (self.block_size - 1) + 2 * seen * own) / self.block_size
 
 
 def filled(rows: np.ndarray) -> Iterator[torch.Tensor]:
