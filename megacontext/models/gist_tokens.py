@@ -3,7 +3,9 @@
 The base model makes its own gists (Mu et al., 2304.08467; Activation Beacon, 2401.03462; gists of gists: Simplified
 Sparse Attention, 2604.20920). What it reads is masked: the tokens of a block see the block, the gist token of level 1
 sees the block and itself, a gist token of level l > 1 sees the K gists of level l - 1 that it closes and itself, and
-everything later sees gists and unfolded tokens alone. There is one learned input embedding a level.
+everything later sees gists and unfolded tokens alone. There is one learned input embedding a level; at level 1 the mean
+of the block's own may be added to it. Without that a gist's first layer says nothing but its level, for nothing has been
+attended to there, and each level above has one layer less that says anything.
 
 So a gist is computed from its block alone, or from a fixed number of tokens before it too (`left`), never from the
 context that it is read in: it can be made again exactly, at any time. The mask falls apart into two passes that read no
@@ -38,6 +40,10 @@ class GistTokensConfig:
     left_tokens: int = 0
     """Tokens before its block that a gist of level 1 is computed from too; 0 = the block alone."""
 
+    mean_input: bool = True
+    """Add the mean of a block's input embeddings to that of the gist token which closes it: the first layer then has
+    what an embedding gist begins as."""
+
     def __post_init__(self) -> None:
         if self.left_tokens < 0:
             raise ConfigError(
@@ -66,7 +72,11 @@ class GistTokens(nn.Module):
             )
         count, length = tokens.shape
         ids = torch.cat((tokens, tokens.new_full((count, 1), NO_TOKEN)), dim=1)
-        embeddings = torch.where((ids >= 0)[..., None], base.embed(ids.clamp_min(0)), self.level[0])
+        read = base.embed(tokens.clamp_min(0))
+        closing = self.level[0].expand(count, 1, -1)
+        if self.config.mean_input:
+            closing = closing + read[:, left:].mean(dim=1, keepdim=True)
+        embeddings = torch.cat((read, closing), dim=1)
         padding = None
         if left and bool((tokens < 0).any()):
             padding = torch.cat((tokens < 0, tokens.new_zeros(count, 1, dtype=torch.bool)), dim=1)

@@ -27,10 +27,11 @@ def base(request):
     return random_base(dialect=request.param, n_layer=4, n_kv_head=1, sequence_len=2048)
 
 
-def closing(base, left=0):
+def closing(base, left=0, mean=True):
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return GistTokens(GistTokensConfig(left_tokens=left), width=base.width, block_size=K)
+        config = GistTokensConfig(left_tokens=left, mean_input=mean)
+        return GistTokens(config, width=base.width, block_size=K)
 
 
 def tokens(count, seed=0):
@@ -84,7 +85,7 @@ class Written:
     """
 
     def __init__(self):
-        self.ids, self.level, self.position, self.sees, self.context = [], [], [], [], []
+        self.ids, self.level, self.position, self.sees = [], [], [], []
 
     def add(self, token, position, sees, level=0):
         at = len(self.ids)
@@ -141,6 +142,8 @@ def in_one_pass(base, closing_tokens, entries):
     for at in range(1, 3):
         closes = (level == 1) if at == 1 else (level >= 2)
         embeddings = torch.where(closes[..., None], closing_tokens.level[at - 1], embeddings)
+    for at in (level[0] == 1).nonzero().flatten().tolist() if closing_tokens.config.mean_input else []:
+        embeddings[0, at] += base.embed(ids[0, at - K : at]).mean(dim=0)
     positions = torch.tensor([written.position], dtype=torch.float64)
     hidden = base(embeddings, positions, ids=ids, cache=OnePass(mask))
     return hidden[0, raw]
@@ -179,10 +182,10 @@ LEVELS = st.lists(st.integers(0, 3), min_size=1, max_size=6).filter(
 )
 
 
-@given(levels=LEVELS, seed=st.integers(0, 99))
+@given(levels=LEVELS, seed=st.integers(0, 99), mean=st.booleans())
 @settings(max_examples=15)
-def test_two_passes_give_what_one_masked_pass_gives(levels, seed, base):
-    closing_tokens, entries = closing(base), cut(levels, tokens(length_of(levels), seed))
+def test_two_passes_give_what_one_masked_pass_gives(levels, seed, mean, base):
+    closing_tokens, entries = closing(base, mean=mean), cut(levels, tokens(length_of(levels), seed))
     with torch.no_grad():
         one, two = (way(base, closing_tokens, entries) for way in (in_one_pass, in_two_passes))
     torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
@@ -248,17 +251,21 @@ def test_a_gist_depends_on_its_left_tokens_and_on_those_alone(left, base):
     torch.testing.assert_close(together.packed()[1:], first.packed(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_each_level_has_one_layer_less_that_holds_content(level, base):
-    """In its first layer a gist token has attended to nothing, in the second to what was so below: and so on."""
-    closing_tokens = closing(base)
+def test_each_level_has_one_layer_less_that_holds_content(level, mean, base):
+    """In its first layer a gist token has attended to nothing, in the second to what was so below: and so on.
+
+    The mean of a block's embeddings is one more.
+    """
+    closing_tokens = closing(base, mean=mean)
     with torch.no_grad():
         one, two = (gist_of(base, closing_tokens, level, tokens(K**level, seed)) for seed in (0, 1))
     for layer in range(4):
         same = torch.allclose(one.keys[layer], two.keys[layer], atol=1e-6) and torch.allclose(
             one.values[layer], two.values[layer], atol=1e-6
         )
-        assert same == (layer < level), layer
+        assert same == (layer < level - mean), layer
 
 
 def test_the_loss_behind_gists_reaches_every_weight(base):
