@@ -25,14 +25,12 @@ tiny model); a single block pays for all the rows, which is some 35 ms on one co
 class BundleEncoder:
     """Gists of the bundle's kind (`gist_kinds`), addresses by AddressNet."""
 
-    cached_gists = False
-    """Whether a gist is an entry of keys and values, as `models.entries` packs it, or an input embedding."""
-
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
         self.block_size = bundle.config.block_size
         self._gists = gist_maker(bundle)
         self.cached_gists = self._gists.cached
+        """Whether a gist is an entry of keys and values, as `models.entries` packs it, or an input embedding."""
         self.gist_width = bundle.gist_width
         self.address_width = bundle.config.address.address_width
         self._address_left = bundle.config.address.left_tokens

@@ -18,6 +18,8 @@ from megacontext.errors import ConfigError
 from megacontext.registry import Registry
 from megacontext.runtime.pooled_gists import save_pooled
 from megacontext.runtime.run import RunFolder
+from megacontext.train.gist_tokens.config import GistTokensTrainConfig
+from megacontext.train.gist_tokens.loop import load_gist_tokens_data, train_gist_tokens
 from megacontext.train.joint.config import JointTrainConfig
 from megacontext.train.joint.loop import check_out, load_joint_data, train_joint
 from megacontext.train.pooled.config import PooledTrainConfig
@@ -180,12 +182,26 @@ def _train_joint(config: JointTrainConfig, order: Order) -> Outcome:
     return Outcome(run=run.path, model=out, metrics=metrics)
 
 
+def _train_gist_tokens(config: GistTokensTrainConfig, order: Order) -> Outcome:
+    if order.resume is not None or order.wandb_run:
+        raise ConfigError(
+            "the trainer 'gist-tokens' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
+        )
+    data = load_gist_tokens_data(config)
+    with RunFolder.create(order.runs, order.name, config, kind="gist-tokens", seed=config.seed) as run:
+        out = order.out or run.path / "model"
+        metrics = train_gist_tokens(config, data, out, run)
+        run.results({"metrics": metrics})
+    return Outcome(run=run.path, model=out, metrics=metrics)
+
+
 def planned_devices(config: PretrainConfig) -> int:
     """Devices that a plan counts with: those that torchrun started, or those that the recipe is meant for."""
     return int(os.environ.get("WORLD_SIZE", config.batch.devices))
 
 
 TRAINERS.register("parts")(Kind(config=TinyTrainConfig, train=_train_parts))
+TRAINERS.register("gist-tokens")(Kind(config=GistTokensTrainConfig, train=_train_gist_tokens))
 TRAINERS.register("joint")(Kind(config=JointTrainConfig, train=_train_joint))
 TRAINERS.register("pooled")(Kind(config=PooledTrainConfig, train=_train_pooled))
 TRAINERS.register("reader")(Kind(config=ReaderTrainConfig, train=_train_reader))
