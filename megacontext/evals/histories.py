@@ -15,6 +15,7 @@ from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.frozen.encoding import create_memory, encoder_of, open_memory
 from megacontext.runtime.frozen.reader import FrozenReader
+from megacontext.runtime.reading import NO_FRAME
 from megacontext.runtime.run import RunFolder
 from megacontext.runtime.session import FocusConfig, Session, starting_context
 from megacontext.tasks.asked import Asked, AskedHistory
@@ -78,10 +79,8 @@ class Case:
 def check_room(history: History, bundle: Bundle | FrozenReader, budget: int) -> None:
     """Raises BudgetError for a budget that some question and the coarsest cover of its history do not fit."""
     prompts = [bundle.tokenizer.encode(question.prompt) for question in history.asked.questions]
-    around = bundle.frame.cost if isinstance(bundle, FrozenReader) else 0
-    starting_context(
-        len(history.asked.ids), bundle.config.block_size, budget, max(map(len, prompts)) + around
-    )
+    frame = bundle.frame if isinstance(bundle, FrozenReader) else NO_FRAME
+    starting_context(len(history.asked.ids), bundle.config.block_size, budget, max(map(frame.cost, prompts)))
 
 
 def stored(

@@ -32,17 +32,21 @@ class Frame:
     """Between the context and the question."""
     closing: np.ndarray = field(default_factory=lambda: _NOTHING)
     """Behind the question."""
+    instead_of: np.ndarray = field(default_factory=lambda: _NOTHING)
+    """What a question may end with and the closing says in the model's own way: left out before it."""
     stops: frozenset[int] = frozenset()
     """What ends an answer, beside the end of a line."""
 
-    @property
-    def cost(self) -> int:
-        """Positions that it takes of a budget."""
-        return len(self.opening) + len(self.asking) + len(self.closing)
-
     def around(self, question: np.ndarray) -> np.ndarray:
-        """What stands behind the context."""
+        """What stands behind the context for a question's ids (P,)."""
+        cut = len(question) - len(self.instead_of)
+        if len(self.instead_of) and np.array_equal(question[max(0, cut) :], self.instead_of):
+            question = question[:cut]
         return np.concatenate([self.asking, question, self.closing])
+
+    def cost(self, question: np.ndarray) -> int:
+        """Positions of a budget that a question takes with all that stands around it."""
+        return len(self.opening) + len(self.around(question))
 
 
 NO_FRAME = Frame()

@@ -110,7 +110,7 @@ class Session:
 
     def prompt_cost(self, prompt: np.ndarray) -> int:
         """Positions of the budget that a prompt (P,) takes, with what the model wants around it."""
-        return len(prompt) + self.frame.cost
+        return self.frame.cost(prompt)
 
     def observe(self, heard: str | np.ndarray) -> None:
         """Append text or token ids to the history. When it returns, they are in the memory."""

@@ -40,6 +40,8 @@ _FORMAT = 1
 _WEIGHTS, _DESCRIPTION = "reader.safetensors", "reader.json"
 _ASKING = "\n"
 """Between a context and a question, which itself begins with the end of a line (`tasks.facts.as_prompt`)."""
+_ANSWER, _WISH = "\nAnswer:", "\nAnswer in a few words."
+"""How such a question ends, and what a model that chats is told instead: the former it takes for part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +212,18 @@ def _frame(decoder: FrozenDecoder) -> Frame:
     chat = TemplateChat(decoder.tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
     opening, closing = chat.around_user()
     encode = decoder.vocabulary.encode
+    if not closing:
+        return Frame(
+            np.array([decoder.sink_id], dtype=np.int32),
+            encode(_ASKING),
+            stops=chat.stop_ids | {decoder.sink_id},
+        )
     return Frame(
         np.array([decoder.sink_id, *opening], dtype=np.int32),
         encode(_ASKING),
-        np.array(closing, dtype=np.int32),
-        chat.stop_ids | {decoder.sink_id},
+        np.concatenate([encode(_WISH), np.array(closing, dtype=np.int32)]),
+        encode(_ANSWER),
+        stops=chat.stop_ids | {decoder.sink_id},
     )
 
 

@@ -160,15 +160,26 @@ def test_the_decoders_turns_stand_around_and_are_paid_from_the_budget(reader, me
     assert frame.opening[0] == reader.tokenizer.special_id(SINK)
     focus = session.focus(prompt)
     reading = session.read(focus.context, prompt)
-    assert focus.context.cost + len(prompt) + frame.cost <= 200
+    assert focus.context.cost + session.prompt_cost(prompt) <= 200
     np.testing.assert_array_equal(reading.ids[: len(frame.opening)], frame.opening)
     behind = frame.around(prompt)
     np.testing.assert_array_equal(reading.ids[-len(behind) :], behind)
     assert (np.diff(reading.positions) > 0).all()
     none = session.read(None, prompt)
     assert none.ids.tolist() == [*frame.opening.tolist(), *behind.tolist()]
-    with pytest.raises(BudgetError, match=f"the prompt of {len(prompt) + frame.cost} tokens"):
-        session_of(reader, memory, budget=len(prompt) + frame.cost + K - 1).focus(prompt)
+    cost = session.prompt_cost(prompt)
+    assert cost == len(frame.opening) + len(behind)
+    with pytest.raises(BudgetError, match=f"the prompt of {cost} tokens"):
+        session_of(reader, memory, budget=cost + K - 1).focus(prompt)
+
+
+def test_a_model_that_chats_is_told_in_its_own_way_how_to_answer(reader):
+    frame, encode = reader.frame, reader.tokenizer.encode
+    said = reader.tokenizer.decode(frame.around(encode(QUESTION)))
+    assert said == "\n\nQuestion: what is it?\nAnswer in a few words.<|im_end|>\n<|im_start|>assistant\n"
+    bare = reader.tokenizer.decode(frame.around(encode("what is it?")))
+    assert bare.startswith("\nwhat is it?\nAnswer in a few words.")
+    assert frame.cost(encode("")) == len(frame.opening) + len(frame.asking) + len(frame.closing)
 
 
 def test_levels_that_the_net_has_not_learnt_are_left_out_and_their_places_stay_empty(reader, memory):
@@ -177,8 +188,9 @@ def test_levels_that_the_net_has_not_learnt_are_left_out_and_their_places_stay_e
     reading = session.read(cover, prompt)
     assert cover.lod.max() == 3 and reading.rows.lod.max() == 2
     left_out = int((cover.lod > 2).sum())
-    assert reading.cost == cover.cost + len(prompt) + reader.frame.cost - left_out
-    assert reading.positions[-1] == cover.cost + len(prompt) + reader.frame.cost - 1
+    around = session.prompt_cost(prompt)
+    assert reading.cost == cover.cost + around - left_out
+    assert reading.positions[-1] == cover.cost + around - 1
     assert not memory.history.has("gists.2", 3, np.array([0])).any()
 
 
