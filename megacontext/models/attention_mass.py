@@ -73,6 +73,24 @@ class AttentionWatch(Hooked):
         `cache` is the one that the newest watched pass has filled. Raises ConfigError if there was none, or entries
         have been added since.
         """
+        total = torch.zeros(cache.batch, cache.length, device=cache.keys[0].device)
+        for first, shares in self._shares(cache):
+            total[:, first:] += shares.mean(dim=(1, 2))
+        return total / len(self._attentions)
+
+    @torch.no_grad()
+    def by_head(self, cache: KVCache) -> Tensor:
+        """The same without the mean over layers and heads, float32 (L, B, H, S). Raises as `mass` does."""
+        heads = self._attentions[0].heads
+        found = torch.zeros(
+            len(self._attentions), cache.batch, heads, cache.length, device=cache.keys[0].device
+        )
+        for layer, (first, shares) in zip(found, self._shares(cache), strict=True):
+            layer[..., first:] = shares.mean(dim=2)
+        return found
+
+    def _shares(self, cache: KVCache) -> Iterator[tuple[int, Tensor]]:
+        """Layer by layer the first entry that is seen, and the attention (B, H, Q, S - first) that sums to 1."""
         if not self._seen:
             raise ConfigError(
                 "a watch tells of a forward pass, none was made inside it; call the model within the with-block"
@@ -82,15 +100,13 @@ class AttentionWatch(Hooked):
                 f"a mass belongs to the pass that was watched, which ended with {self._length} entries, the cache has "
                 f"{cache.length}; ask before more is read"
             )
-        total = torch.zeros(cache.batch, cache.length, device=cache.keys[0].device)
         for attention in self._attentions:
             q, mask, first = self._seen[attention.layer]
             keys = cache.keys[attention.layer][:, first : cache.length]  # (B, S - first, Hkv, D)
             keys = keys.repeat_interleave(attention.heads // attention.kv_heads, dim=2)
             logits = torch.einsum("bqhd,bshd->bhqs", q.float(), keys.float()) * attention.scale
             logits = logits.masked_fill(~_causal(logits, mask), float("-inf"))
-            total[:, first:] += logits.softmax(dim=-1).mean(dim=(1, 2))
-        return total / len(self._attentions)
+            yield first, logits.softmax(dim=-1)
 
 
 def _mask(sight: Sight, last: slice) -> Tensor | None:

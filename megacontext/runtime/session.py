@@ -24,6 +24,7 @@ from megacontext.runtime.context_cache import ContextCache
 from megacontext.runtime.decoding import decode_greedily
 from megacontext.runtime.frozen.encoding import encoder_of, gists_of
 from megacontext.runtime.frozen.reader import FrozenReader
+from megacontext.runtime.gist_reading import AttentionToGists
 from megacontext.runtime.layout import LAYOUTS, context_room
 from megacontext.runtime.reading import NO_FRAME, Reading, read
 from megacontext.scoring import SCORERS, BlockScorer, Question, Scorer, ScorerParts
@@ -167,6 +168,15 @@ class Session:
             ContextCache(base, reading.cost, cache).read(reading)
             return watch.mass(cache)[0].cpu().numpy()
 
+    def _gist_reader(self) -> AttentionToGists | None:
+        """What tells attention to gists of the memory; None for a model whose attention is not watched."""
+        base, memory = self.bundle.base, self.memory
+        if not isinstance(base, GPT):
+            return None
+        return AttentionToGists(
+            base, memory, self.bundle.config.positions, cached_gists=self.encoder.cached_gists
+        )
+
     def goal(self, scorer: Scorer, question: Question, room: int) -> WorkingContext | None:
         """The best context there is by the scorer's numbers for blocks, for the strategy that walks there; else None.
 
@@ -263,6 +273,7 @@ class Session:
                     room_blocks=max(1, self.config.budget // self.memory.block_size),
                     seed=self._seed,
                     attention=self._attention,
+                    gists=self._gist_reader(),
                 )
             )
         return self._scorers[key]

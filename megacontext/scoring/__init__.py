@@ -3,10 +3,11 @@
 Every arm of an evaluation is a scorer over the same allocator, so that arms differ in nothing else.
 """
 
-from megacontext.scoring import baselines, dense, hops, hybrid, lens, lexical, mass, units
+from megacontext.scoring import baselines, dense, gist_attention, hops, hybrid, lens, lexical, mass, units
 from megacontext.scoring.scorer import (
     SCORERS,
     BlockScorer,
+    GistReader,
     MassReader,
     Question,
     RankedScorer,
@@ -18,6 +19,7 @@ from megacontext.scoring.scorer import (
 __all__ = [
     "SCORERS",
     "BlockScorer",
+    "GistReader",
     "MassReader",
     "Question",
     "RankedScorer",
@@ -26,6 +28,7 @@ __all__ = [
     "ScorerParts",
     "baselines",
     "dense",
+    "gist_attention",
     "hops",
     "hybrid",
     "lens",

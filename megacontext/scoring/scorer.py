@@ -38,6 +38,11 @@ MassReader = Callable[[WorkingContext, np.ndarray], np.ndarray]
 last tokens give each position: see `megacontext.models.attention_mass`."""
 
 
+GistReader = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Reads the gists of nodes (level and index, int64 (n,) each, in time order) with a question (P,) behind them, and
+gives the attention mass, float (n,), that the question gives each: see `megacontext.runtime.gist_reading`."""
+
+
 class QuestionEncoder(Protocol):
     """What scorers need of the networks beside LensNet."""
 
@@ -59,6 +64,8 @@ class ScorerParts:
     seed: int
     attention: MassReader | None = None
     """Only the attention scorer needs it."""
+    gists: GistReader | None = None
+    """Only scorers by the attention to gists need it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from toys import K
 from megacontext.errors import ConfigError
 from megacontext.focus import AllocatorConfig, AllocatorState, Edit, WorkingContext, refocus
 from megacontext.models.attention_mass import AttentionWatch
+from megacontext.runtime.gist_reading import AttentionToGists
 from megacontext.runtime.reading import read, stack
 from megacontext.scoring import SCORERS, Question, ScorerParts
 from megacontext.scoring.mass import mass_scores
@@ -15,8 +16,8 @@ from megacontext.tree import Memory
 
 BUDGET = 96
 NAMES = (
-    "recency", "sinks+recency", "random", "oracle", "dense", "lensnet", "lensnet-hops", "bm25", "lensnet+bm25",
-    "dense+bm25", "attention+bm25", "attention", "infllm-style",
+    "recency", "sinks+recency", "random", "oracle", "dense", "gist-attention", "gist-attention-beam", "lensnet",
+    "lensnet-hops", "bm25", "lensnet+bm25", "dense+bm25", "attention+bm25", "attention", "infllm-style",
 )  # fmt: skip
 
 
@@ -29,6 +30,7 @@ def parts_of(memory, tokenizer, encoder, bundle, **changes):
     given = {
         "memory": memory, "tokenizer": tokenizer, "encoder": encoder, "lens": bundle.lens,
         "room_blocks": BUDGET // K, "seed": 0, "attention": mass_reader(memory, bundle),
+        "gists": AttentionToGists(bundle.base, memory, bundle.config.positions, cached_gists=False),
     }  # fmt: skip
     return ScorerParts(**(given | changes))
 
@@ -205,7 +207,9 @@ def test_what_is_raw_is_never_expanded_however_it_scores(name, parts, planted, t
         assert all(step.context.lod[edit.slot] > 0 for edit in step.edits if edit.kind == "expand")
 
 
-@pytest.mark.parametrize("name", ["dense", "bm25", "lensnet", "dense+bm25", "attention", "attention+bm25"])
+@pytest.mark.parametrize(
+    "name", ["dense", "bm25", "lensnet", "dense+bm25", "attention", "attention+bm25", "gist-attention"]
+)
 def test_an_old_entry_scores_otherwise_when_the_question_is_another(name, parts, planted, tokenizer):
     context = WorkingContext.cover(parts.memory.num_tokens, K)
     for _ in range(4):

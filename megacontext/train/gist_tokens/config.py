@@ -58,8 +58,7 @@ class GistTokensTrainConfig:
     embedding_share: float = 0.0
     """Share of the steps whose gists are GistNet's embeddings, so that the base reads both kinds."""
     lr: float = 2e-3
-    """AdamW, for all weights: of weights that are trained already, and where a product in bfloat16 is slow, Muon's
-    iteration costs more than the rest of a step."""
+    """AdamW, for all weights: they are trained already."""
     warmup_steps: int = 20
     decay_share: float = 0.4
     """The last share of the steps, over which the rate falls linearly to zero."""
