@@ -4,7 +4,7 @@ The base model makes its own gists (Mu et al., 2304.08467; Activation Beacon, 24
 Sparse Attention, 2604.20920). What it reads is masked: the tokens of a block see the block, the gist token of level 1
 sees the block and itself, a gist token of level l > 1 sees the K gists of level l - 1 that it closes and itself, and
 everything later sees gists and unfolded tokens alone. There is one learned input embedding a level; at level 1 the mean
-of the block's own may be added to it. Without that a gist's first layer says nothing but its level, for nothing has been
+of the block's own may be added. Without that a gist's first layer says nothing but its level, for nothing has been
 attended to there, and each level above has one layer less that says anything.
 
 So a gist is computed from its block alone, or from a fixed number of tokens before it too (`left`), never from the
