@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from megacontext.cli import eval_language
 from megacontext.cli.answers import answer
 from megacontext.cli.ask import print_told
 from megacontext.cli.eval import EvalOptions, print_results
@@ -95,6 +96,22 @@ class Eval(EvalOptions):
             print(f"report: {report}")
 
         answer({"run": str(run), "report": str(report), "results": results}, self.json, say)
+        return 0
+
+
+@dataclass(frozen=True)
+class EvalLanguage(eval_language.EvalLanguage):
+    __doc__ = eval_language.EvalLanguage.__doc__
+
+    def run(self) -> int:
+        run, results = self.measure()
+        report = write_report(run)
+
+        def say() -> None:
+            eval_language.print_language(results)
+            print(f"report: {report}")
+
+        answer(results | {"run": str(run), "report": str(report)}, self.json, say)
         return 0
 
 

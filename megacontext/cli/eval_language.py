@@ -25,51 +25,45 @@ class EvalLanguage:
     """
 
     config: Annotated[LanguageConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageConfig)
+    kept: Path | None = None
+    """Folder where gists of segments are kept, so that an interrupted measurement, or another one, reads none twice."""
     out: Path | None = None
     """Folder of the run; else the first free of runs/eval-language, runs/eval-language-2, ..."""
     json: bool = False
     """Print the results as JSON on standard output instead of tables."""
 
-    def run(self) -> int:
+    def measure(self) -> tuple[Path, dict[str, Any]]:
+        """Do it: the run's folder and what its results.json says. Nothing is written before all is checked."""
         if self.out is not None and self.out.exists():
             raise ConfigError(
                 f"a new run needs a free folder, {self.out} exists; choose another --out or delete it"
             )
-        prepared = prepare_language(self.config)
+        if self.kept is not None and self.kept.exists() and not self.kept.is_dir():
+            raise ConfigError(f"--kept must be a folder, {self.kept} is a file; choose another")
+        prepared = prepare_language(self.config, self.kept)
         name = None if self.out is None else self.out.name
         runs = Path("runs") if self.out is None else self.out.parent
         with RunFolder.create(runs, name, self.config, kind="eval-language", seed=self.config.seed) as run:
-            run.note(decoder_fingerprint=prepared.decoder.fingerprint)
-            results = measure_language(prepared, run)
-        answer(results | {"run": str(run.path)}, self.json, lambda: _print(results))
+            title = ", ".join(self.config.documents)
+            run.note(
+                decoder_fingerprint=prepared.decoder.fingerprint,
+                book={"title": title, "licence": "see data/README.md, or given by the user"},
+            )
+            return run.path, measure_language(prepared, run)
+
+    def run(self) -> int:
+        run, results = self.measure()
+        answer(results | {"run": str(run)}, self.json, lambda: print_language(results))
         return 0
 
 
-def _print(results: dict[str, Any]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(
-        f"{results['genre']}: {results['windows']} windows of {results['segments']} segments, "
-        f"{results['gists_per_window']} gists each; headroom {_signed(results['headroom'])} nats a token"
-    )
-    if not results["readable"]:
-        console.print("There is too little headroom for the figures below to mean anything.", style="bold")
-    table = plain_table("arm", "nats a token", "minus drop")
-    for row in results["arms"]:
-        table.add_row(row["arm"], f"{row['nats']:.4f}", _signed(row))
-    console.print(table)
-    compared = plain_table("gists", "minus drop", "minus mean-cache", "wrong minus right", "of headroom")
-    for row in results["compared"]:
-        wrong = row.get("wrong_minus_right")
-        compared.add_row(
-            row["arm"],
-            _signed(row["minus_drop"]),
-            _signed(row["minus_mean_cache"]),
-            "" if wrong is None else _signed(wrong),
-            f"{row['of_headroom']:.0%}",
-        )
-    if results["compared"]:
-        console.print(compared)
-
-
-def _signed(difference: dict[str, float]) -> str:
-    return f"{difference['mean']:+.4f} ± {difference['se']:.4f}"
+def print_language(results: dict[str, Any]) -> None:
+    """Sentences and tables of a measurement."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for sentence in results["sentences"]:
+        console.print(sentence)
+    for shown in results["tables"]:
+        table = plain_table(*shown["columns"])
+        for row in shown["rows"]:
+            table.add_row(*row)
+        console.print(table)

@@ -79,6 +79,16 @@ class PooledCache(nn.Module):
         value = torch.einsum("lnkh,lnkhd->lnhd", weights.to(values.dtype), values)
         return key + level.key_shift[:, None], value * level.value_scale[:, None, :, None]
 
+    def begin_from(self, other: PooledCache) -> None:
+        """Take over the levels of a net of the same shape; a level that it lacks begins as the last that it has.
+
+        Both make one entry of K, so what draws attention for K below does above too; only places count anew.
+        """
+        for number, level in enumerate(self.levels):
+            level.load_state_dict(other.levels[min(number, len(other.levels) - 1)].state_dict())
+            if number >= len(other.levels):
+                nn.init.zeros_(level.place)
+
 
 class _Level(nn.Module):
     """The weights of one level, for all layers and heads side by side."""

@@ -24,6 +24,7 @@ from megacontext.train.joint.config import JointTrainConfig
 from megacontext.train.joint.loop import check_out, load_joint_data, train_joint
 from megacontext.train.pooled.config import PooledTrainConfig
 from megacontext.train.pooled.loop import load_pooled_data, train_pooled
+from megacontext.train.pooled.state import read_state
 from megacontext.train.pretrain.config import PretrainConfig
 from megacontext.train.pretrain.loop import Destination, pretrain
 from megacontext.train.pretrain.plan import Plan, plan
@@ -137,16 +138,22 @@ def _pretrain(config: PretrainConfig, order: Order) -> Outcome:
 
 
 def _train_pooled(config: PooledTrainConfig, order: Order) -> Outcome:
-    if order.resume is not None or order.wandb_run:
-        raise ConfigError(
-            "the trainer 'pooled' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
-        )
+    if order.wandb_run:
+        raise ConfigError("the trainer 'pooled' does not log elsewhere; leave --wandb-run out")
     data = load_pooled_data(config)
-    with RunFolder.create(order.runs, order.name, config, kind="pooled", seed=config.seed) as run:
+    if order.resume is not None:
+        read_state(order.resume)  # what is not there is refused before a run is opened
+        folder = RunFolder.reopen(order.resume, config)
+    else:
+        folder = RunFolder.create(order.runs, order.name, config, kind="pooled", seed=config.seed)
+    with folder as run:
         run.note(decoder_fingerprint=data.decoder.fingerprint)
-        net, metrics = train_pooled(config, data, run.telemetry)
+        net, metrics = train_pooled(config, data, run.telemetry, run.path, resume=order.resume is not None)
         out = order.out or run.path / "model"
-        save_pooled(out, net, data.decoder, recipe=to_mapping(config), metrics=metrics)
+        made = {"recipe": to_mapping(config), "metrics": metrics}
+        if data.told:
+            made["initial"] = data.told
+        save_pooled(out, net, data.decoder, **made)
         run.results({"metrics": metrics})
     return Outcome(run=run.path, model=out, metrics=metrics)
 

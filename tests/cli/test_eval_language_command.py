@@ -4,9 +4,11 @@ import json
 import random
 
 import pytest
+import tyro
 from models.huggingface.hf_toys import TEXT, save_model
 
 from megacontext.cli import main
+from workbench.commands import EvalLanguage
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,31 @@ def test_tables_say_what_json_says(place, capsys):
     shown = capsys.readouterr().out
     for row in told["arms"]:
         assert f"{row['nats']:.4f}" in shown
+    assert "A small sample: a claim needs 200 windows." in shown
+
+
+def test_a_measurement_ends_in_a_report_with_its_tables(place, capsys):
+    command = tyro.cli(EvalLanguage, args=options(place, "--out", str(place / "told"))[1:])
+    assert command.run() == 0
+    assert f"report: {place / 'told' / 'report.html'}" in capsys.readouterr().out
+    html = (place / "told" / "report.html").read_text()
+    results = json.loads((place / "told" / "results.json").read_text())
+    for words in (
+        *results["sentences"][1:],
+        "Arms",
+        "mean-cache",
+        f"{results['arms'][0]['nats']:.4f}",
+        "a.txt",
+    ):
+        assert words in html
+
+
+def test_gists_of_segments_are_kept_where_they_are_asked_for(place, capsys):
+    (place / "a-file").write_text("")
+    assert main(options(place, "--kept", str(place / "a-file"), "--out", str(place / "nowhere"))) == 2
+    assert "--kept must be a folder" in capsys.readouterr().err
+    assert main(options(place, "--kept", str(place / "kept"), "--out", str(place / "with"), "--json")) == 0
+    assert list((place / "kept").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,20 @@ def test_a_level_of_its_own_and_the_last_one_for_all_above():
     torch.testing.assert_close(higher, high)
 
 
+def test_a_level_that_is_new_begins_as_the_one_below_with_places_that_count_anew():
+    keys, values = rows()
+    below = made()
+    with torch.no_grad():
+        for one in below.parameters():
+            one.uniform_(-0.5, 0.5)
+    net = made(levels=2)
+    net.begin_from(below)
+    for first, second in zip(net(keys, values, turn), below(keys, values, turn), strict=True):
+        assert torch.equal(first, second)
+    assert not net.levels[1].place.any() and below.levels[0].place.any()
+    assert torch.equal(net.levels[1].linear, below.levels[0].linear)
+
+
 def test_what_does_not_fit_is_refused():
     keys, values = rows()
     net = made()

@@ -32,6 +32,10 @@ class DistillConfig:
     """Windows of a segment at a step."""
     distant_blocks: int = 12
     """Blocks of a window that are read as gists."""
+    fewest_blocks: int | None = None
+    """Each step draws how many, from this to `distant_blocks`; None: always as many."""
+    distant_parents: int = 0
+    """Nodes of `block_size` blocks, before them, that are read as gists of gists."""
     raw_tokens: int = 64
     """Tokens between them and what is scored."""
     scored_tokens: int = 128
@@ -60,6 +64,13 @@ class PooledTrainConfig:
     block_size: int = 32
     segment_blocks: int = 64
     """Blocks that are read together: what a block's keys and values are computed from."""
+    segments: int | None = None
+    """How many of the segments are trained on, drawn by the seed, and gone round; None: all that there are."""
+    initial: str = ""
+    """Trained gists to go on from: a folder in data/, or the path of one. Of `pooled.levels` levels the last is trained
+    and those below it stay as they are there, so a level above the first needs some."""
+    save_every: int = 10
+    """Steps between states that an interrupted training goes on from."""
     constant: bool = False
     """A control: one trained prefix for all texts in the place of gists. It has no first stage."""
     pooled: PooledCacheConfig = field(default_factory=PooledCacheConfig)
@@ -75,27 +86,54 @@ class PooledTrainConfig:
             )
         if self.constant and not self.distill.steps:
             raise ConfigError("a constant prefix is trained in the second stage alone; raise distill.steps")
-        if min(self.matching.queries, self.distill.windows, self.distill.distant_blocks) < 1:
-            raise ConfigError(
-                "matching.queries, distill.windows and distill.distant_blocks must be at least 1"
-            )
-        if min(self.distill.raw_tokens, self.distill.scored_tokens) < 1 or self.block_size < 2:
+        distill = self.distill
+        counts = {"matching.queries": self.matching.queries, "distill.windows": distill.windows}
+        counts |= {"save_every": self.save_every, "segments": 1 if self.segments is None else self.segments}
+        if small := [f"{name} = {count}" for name, count in counts.items() if count < 1]:
+            raise ConfigError(f"{', '.join(counts)} must be at least 1, got {', '.join(small)}; raise it")
+        if min(distill.raw_tokens, distill.scored_tokens) < 1 or self.block_size < 2:
             raise ConfigError(
                 "distill.raw_tokens and scored_tokens must be at least 1 and block_size 2; raise the one that is not"
             )
+        fewest = distill.distant_blocks if distill.fewest_blocks is None else distill.fewest_blocks
+        if not 0 <= fewest <= distill.distant_blocks or not fewest + distill.distant_parents:
+            raise ConfigError(
+                "a window needs a gist: 0 <= distill.fewest_blocks <= distant_blocks and one of them or "
+                f"distant_parents above 0, got {fewest}, {distill.distant_blocks} and {distill.distant_parents}"
+            )
+        self._check_levels()
         if self.shape.blocks > self.segment_blocks:
             raise ConfigError(
                 f"a window takes {self.shape.blocks} blocks (gists, raw and scored tokens) and must fit a segment, got "
                 f"segment_blocks = {self.segment_blocks}; raise it"
             )
 
+    def _check_levels(self) -> None:
+        levels, parents = self.pooled.levels, self.distill.distant_parents
+        if levels > 2 or (levels == 2) != (parents > 0):
+            raise ConfigError(
+                "a second level is trained in windows that have it, and no third: pooled.levels = 2 goes with "
+                f"distill.distant_parents >= 1, got {levels} and {parents}"
+            )
+        if levels == 2 and (self.constant or not self.initial):
+            raise ConfigError(
+                "a second level is made of trained gists; name those in `initial`, and leave `constant` out"
+            )
+        if self.constant and self.initial:
+            raise ConfigError("a constant prefix begins anew; leave `initial` out")
+
     @property
     def shape(self) -> WindowShape:
-        """Of the windows of the second stage."""
+        """Of the largest windows of the second stage."""
+        return self.shape_with(self.distill.distant_blocks)
+
+    def shape_with(self, distant_blocks: int) -> WindowShape:
+        """Of windows with that many gists of blocks."""
         distill = self.distill
         return WindowShape(
             block_size=self.block_size,
-            distant_blocks=distill.distant_blocks,
+            distant_blocks=distant_blocks,
+            distant_parents=distill.distant_parents,
             raw_tokens=distill.raw_tokens,
             scored_tokens=distill.scored_tokens,
         )

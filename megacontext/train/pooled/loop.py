@@ -3,13 +3,17 @@
 First `matching`, then what the decoder says: behind gists it is to say what it says behind the tokens (Kullback-Leibler
 divergence from the decoder that reads everything; its whole distribution teaches more than the one token that came).
 A constant prefix, the control, goes through the second stage in the place of gists.
+
+A level above is trained alone, on what the levels below make: then a segment is read once, and of the gists of its
+blocks and the decoder's own hidden states, which do not change, every later window is made.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +26,26 @@ from megacontext.errors import ConfigError
 from megacontext.gistnet.constant import ConstantPrefix
 from megacontext.gistnet.pooled import PooledCache
 from megacontext.models.block_caches import read_segment
+from megacontext.models.entries import CacheEntries
 from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.progress import Progress
-from megacontext.runtime.gist_windows import pooled_gists, scored_hidden
-from megacontext.runtime.pooled_gists import FrozenDecoder, open_decoder
+from megacontext.runtime.gist_windows import (
+    WindowShape,
+    in_time_order,
+    parent_gists,
+    picked_gists,
+    pooled_gists,
+    scored_hidden,
+)
+from megacontext.runtime.pooled_gists import FrozenDecoder, load_pooled, open_decoder, pooled_folder
+from megacontext.runtime.segment_gists import SegmentReader
 from megacontext.telemetry import Telemetry
 from megacontext.train.pooled.config import PooledTrainConfig
-from megacontext.train.pooled.matching import matching_loss
+from megacontext.train.pooled.matching import matching_loss, parent_matching_loss, watch_segment
+from megacontext.train.pooled.state import read_state, restore_optimiser, save_state
 
 _LOG_EVERY = 5
+_BELOW = "below"
 
 
 @dataclass(frozen=True)
@@ -39,46 +54,91 @@ class PooledData:
 
     decoder: FrozenDecoder
     documents: list[Document]
+    initial: PooledCache | None = None
+    """Gists to go on from."""
+    told: dict[str, Any] = field(default_factory=dict)
+    """How those were made."""
 
 
 def load_pooled_data(config: PooledTrainConfig) -> PooledData:
-    """The decoder and the documents as its ids. Raises what opening either raises."""
+    """The decoder, the documents as its ids, and gists to go on from. Raises what opening one of them raises."""
     decoder = open_decoder(config.base, config.device, config.precision, config.sink)
     documents = load_documents(config.documents, decoder.encode)
     cut_segments(documents, config.segment_blocks * config.block_size)
-    return PooledData(decoder, documents)
+    if not config.initial:
+        return PooledData(decoder, documents)
+    initial, told = load_pooled(pooled_folder(config.initial), decoder)
+    if not isinstance(initial, PooledCache) or initial.block_size != config.block_size:
+        raise ConfigError(
+            f"a training goes on from pooled gists of blocks of {config.block_size} tokens, {config.initial} holds "
+            "others; name others or change block_size"
+        )
+    if initial.config.hidden != config.pooled.hidden:
+        raise ConfigError(
+            f"a training goes on with as many hidden units, {config.initial} has {initial.config.hidden}, got "
+            f"pooled.hidden = {config.pooled.hidden}; change it"
+        )
+    return PooledData(decoder, documents, initial, told)
 
 
 def train_pooled(
-    config: PooledTrainConfig, data: PooledData, telemetry: Telemetry
+    config: PooledTrainConfig, data: PooledData, telemetry: Telemetry, run: Path, *, resume: bool = False
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained net (or constant prefix) and the figures of its training."""
-    return _Training(config, data, telemetry).run()
+    """The trained net (or constant prefix) and the figures of its training.
+
+    States are saved in the folder `run`; with `resume` it goes on from the one there. Raises CheckpointError for none.
+    """
+    training = _Training(config, data, telemetry, run)
+    if resume:
+        training.restore()
+    return training.run()
 
 
 class _Training:
-    def __init__(self, config: PooledTrainConfig, data: PooledData, telemetry: Telemetry):
+    def __init__(self, config: PooledTrainConfig, data: PooledData, telemetry: Telemetry, folder: Path):
         self.config, self.base, self.sink_id = config, data.decoder.base, data.decoder.sink_id
-        self.telemetry = telemetry
+        self.telemetry, self.folder = telemetry, folder
         rng = np.random.default_rng(config.seed)
         segments = cut_segments(data.documents, config.segment_blocks * config.block_size, rng)
-        self.segments = [segments[number].ids for number in rng.permutation(len(segments))]
+        chosen = rng.permutation(len(segments))[: config.segments]
+        self.segments = [segments[number].ids for number in chosen]
         self.chance = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            net: nn.Module = PooledCache(
-                config.pooled, entry_shape=self.base.entry_shape, block_size=config.block_size
-            )
-            net.to(self.base.device)
-            self.net = self._constant(net) if config.constant else net
-        self.shape = config.shape
+            net = PooledCache(config.pooled, entry_shape=self.base.entry_shape, block_size=config.block_size)
+        if data.initial is not None:
+            net.begin_from(data.initial)
+        net.to(self.base.device)
+        self.net: nn.Module = self._constant(net) if config.constant else net
+        self.trained = self.net if config.constant else net.levels[-1]
+        self.net.requires_grad_(False)
+        self.trained.requires_grad_(True)
+        self.reader: SegmentReader | None = None
+        """Of what the levels below make, for a level above."""
+        if len(net.levels) > 1:
+            self.reader = SegmentReader(data.decoder, {_BELOW: net}, config.block_size, folder / "segments")
         self.began = time.perf_counter()
         self.done = 0
         self.told: dict[str, list[float]] = {"matching": [], "distill": [], "distill_ce": []}
+        self.remembered: dict[str, Tensor] = {}
+        """Of the optimiser that was at work when the state was saved."""
 
-    def _constant(self, net: nn.Module) -> ConstantPrefix:
+    def restore(self) -> None:
+        """Go to where the saved state was taken."""
+        tensors, about = read_state(self.folder)
+        own = {
+            name.removeprefix("net."): one.to(self.base.device)
+            for name, one in tensors.items()
+            if name.startswith("net.")
+        }
+        self.net.load_state_dict(own)
+        self.chance.set_state(tensors["chance"])
+        self.done, self.told = about["done"], about["told"]
+        self.began -= about["wall_s"]
+        self.remembered = tensors
+
+    def _constant(self, net: PooledCache) -> ConstantPrefix:
         """Starts as the means of some text's blocks."""
-        assert isinstance(net, PooledCache)
         caches = read_segment(self.base, self._segment(0), net.block_size, self.sink_id)
         count = self.config.distill.distant_blocks
         with torch.no_grad():
@@ -97,7 +157,7 @@ class _Training:
         seconds = time.perf_counter() - self.began
         figures: dict[str, Any] = {
             "train_s": seconds,
-            "parameters": sum(one.numel() for one in self.net.parameters()),
+            "parameters": sum(one.numel() for one in self.trained.parameters()),
             "segments": len(self.segments),
         }
         for name, losses in self.told.items():
@@ -107,11 +167,11 @@ class _Training:
         return self.net, figures
 
     def _matching_rates(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.net.parameters()), "lr": self.config.matching.lr}]
+        return [{"params": list(self.trained.parameters()), "lr": self.config.matching.lr}]
 
     def _distill_rates(self) -> list[dict[str, Any]]:
         distill, nets, heads = self.config.distill, [], []
-        for name, parameter in self.net.named_parameters():
+        for name, parameter in self.trained.named_parameters():
             is_net = name.rpartition(".")[2] in {"linear", "inner", "inner_bias", "outer"}
             (nets if is_net else heads).append(parameter)
         groups = [{"params": nets, "lr": distill.net_lr}, {"params": heads, "lr": distill.head_lr}]
@@ -122,12 +182,16 @@ class _Training:
             return
         optimiser = torch.optim.Adam(groups, betas=(0.9, 0.98))
         full = [group["lr"] for group in optimiser.param_groups]
+        before = len(self.told[name])  # of a training that goes on
+        if 0 < before < steps:
+            restore_optimiser(optimiser, self.remembered)
         with Progress(f"{name}: steps", steps) as progress:
-            for step in range(steps):
+            progress.advance(steps=before)
+            for step in range(before, steps):
                 share = self._matching_share(step) if name == "matching" else self._distill_share(step)
                 for group, rate in zip(optimiser.param_groups, full, strict=True):
                     group["lr"] = rate * share
-                loss = loss_of(self._segment(self.done))
+                loss = loss_of(self.done % len(self.segments))
                 value = loss.item()
                 if not math.isfinite(value):
                     raise ConfigError(
@@ -140,6 +204,12 @@ class _Training:
                 self.told[name].append(value)
                 if step % _LOG_EVERY == 0 or step + 1 == steps:
                     self._log(name, value, full[0] * share)
+                if (step + 1) % self.config.save_every == 0 or step + 1 == steps:
+                    wall_s = time.perf_counter() - self.began
+                    save_state(
+                        self.folder, self.net, optimiser, self.chance,
+                        done=self.done, told=self.told, wall_s=wall_s,
+                    )  # fmt: skip
                 progress.advance(f"loss {np.mean(self.told[name][-10:]):.4f}")
 
     def _matching_share(self, step: int) -> float:
@@ -168,26 +238,55 @@ class _Training:
             row |= {"loss_nats": value, "lm_loss_nats": self.told["distill_ce"][-1]}
         self.telemetry.emit("train", **row)
 
-    def _match(self, ids: Tensor) -> Tensor:
+    def _match(self, number: int) -> Tensor:
         assert isinstance(self.net, PooledCache) and isinstance(self.base, HuggingFaceBase)
-        return matching_loss(
-            self.base, self.net, ids, self.sink_id, self.config.matching.queries, self.chance
-        )
+        queries, ids = self.config.matching.queries, self._segment(number)
+        read = watch_segment(self.base, ids, self.net.block_size, self.sink_id)
+        if self.reader is None:
+            return matching_loss(self.base, self.net, read, queries, self.chance)
+        gists = self.reader.read(ids, read.caches).gists[_BELOW]
+        return parent_matching_loss(self.base, self.net, gists, read, queries, self.chance)
 
-    def _distill(self, ids: Tensor) -> Tensor:
+    def _distill(self, number: int) -> Tensor:
         """Divergence of what is said behind gists from what is said behind all tokens, nats a token."""
-        base, shape = self.base, self.shape
-        caches = read_segment(base, ids, shape.block_size, self.sink_id)
+        distill, ids = self.config.distill, self._segment(number)
+        count = distill.distant_blocks
+        if distill.fewest_blocks is not None:
+            count = int(torch.randint(distill.fewest_blocks, count + 1, (1,), generator=self.chance))
+        shape = self.config.shape_with(count)
         places = self.config.segment_blocks - shape.blocks + 1
-        count = min(self.config.distill.windows, places)
-        starts = torch.randperm(places, generator=self.chance)[:count].to(ids.device)
-        rows = shape.rows(ids, starts)
-        gists = pooled_gists(self.net, base, caches, shape.gist_blocks(starts))
-        said = base.unembed(scored_hidden(base, caches, shape, starts, rows, gists)).log_softmax(dim=-1)
+        starts = torch.randperm(places, generator=self.chance)[: min(distill.windows, places)].to(ids.device)
+        return self._divergence(ids, shape, starts, *self._gists(ids, shape, starts))
+
+    def _gists(
+        self, ids: Tensor, shape: WindowShape, starts: Tensor
+    ) -> tuple[CacheEntries, Tensor, CacheEntries]:
+        """The windows' gists, and of the segment the hidden states (T, E) and the sink."""
+        blocks = shape.gist_blocks(starts)
+        if self.reader is None:
+            caches = read_segment(self.base, ids, shape.block_size, self.sink_id)
+            return pooled_gists(self.net, self.base, caches, blocks), caches.hidden, caches.sink
+        assert isinstance(self.net, PooledCache)
+        read = self.reader.read(ids)
+        below = read.gists[_BELOW]
+        parents = parent_gists(self.net, self.base, below, shape.parent_blocks(starts))
+        return in_time_order([parents, picked_gists(below, blocks)]), read.hidden, self.reader.sink
+
+    def _divergence(
+        self,
+        ids: Tensor,
+        shape: WindowShape,
+        starts: Tensor,
+        gists: CacheEntries,
+        hidden: Tensor,
+        sink: CacheEntries,
+    ) -> Tensor:
+        base, rows = self.base, shape.rows(ids, starts)
+        said = base.unembed(scored_hidden(base, sink, shape, starts, rows, gists)).log_softmax(dim=-1)
         with torch.no_grad():
             first = shape.first_token(starts) + shape.raw_tokens - 1
             at = first[:, None] + torch.arange(shape.scored_tokens, device=ids.device)
-            wanted = base.unembed(caches.hidden[at]).log_softmax(dim=-1)
+            wanted = base.unembed(hidden[at]).log_softmax(dim=-1)
             targets = rows[:, shape.raw_tokens :]
             self.told["distill_ce"].append(F.nll_loss(said.flatten(0, 1), targets.flatten()).item())
         return F.kl_div(said.flatten(0, 1), wanted.flatten(0, 1), log_target=True, reduction="batchmean")

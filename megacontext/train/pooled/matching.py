@@ -5,15 +5,21 @@ nearest blocks of it are gists. Nothing is sent back through the decoder: one pa
 every head and every block something to learn from, so that minutes suffice (to meet a cache's attention rather than
 its entries: Zweiger et al., 2602.16284, there for one cache at a time). What it leaves to the second stage: errors of
 early layers change what later ones are asked.
+
+A level above is met the same way: a node of K blocks, behind it some gists of blocks and the nearest tokens, which are
+there in both; only the node is once its tokens and once one gist of gists.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from megacontext.errors import ConfigError
 from megacontext.gistnet.pooled import PooledCache
-from megacontext.models.block_caches import read_segment
+from megacontext.models.block_caches import SegmentCaches, read_segment
 from megacontext.models.entries import CacheEntries
 from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.models.huggingface.queries import QueryWatch
@@ -23,59 +29,159 @@ _NEAR_BLOCKS = 2
 _FARTHEST_BLOCKS = 32
 _LEAST_BLOCKS = 4
 """Gists that a query sees: between these, drawn for each, as far as there are so many."""
+_BETWEEN_BLOCKS = 16
+"""Gists of blocks between a node and the nearest tokens: at most so many, drawn for each query."""
 _NEVER = float("-inf")
 
 
+@dataclass(frozen=True)
+class WatchedSegment:
+    """A segment's caches, and what its layers' attention was asked for."""
+
+    caches: SegmentCaches
+    watch: QueryWatch
+
+
+def watch_segment(base: HuggingFaceBase, ids: Tensor, block_size: int, sink_id: int) -> WatchedSegment:
+    """Read a segment `ids` (N * K,) behind `sink_id`, and note its queries."""
+    with QueryWatch(base) as watch:
+        return WatchedSegment(read_segment(base, ids, block_size, sink_id), watch)
+
+
 def matching_loss(
-    base: HuggingFaceBase, net: PooledCache, ids: Tensor, sink_id: int, queries: int, chance: torch.Generator
+    base: HuggingFaceBase, net: PooledCache, read: WatchedSegment, queries: int, chance: torch.Generator
 ) -> Tensor:
     """Squared error of attention's outputs over their mean square, meaned over heads and layers; a scalar.
 
-    `ids` (N * K,) is a segment, read behind `sink_id`. Queries stand at `queries` places drawn by `chance`.
+    Queries stand at `queries` places drawn by `chance`, blocks are gists of LOD1.
+    """
+    tokens, blocks = _Places.of(read, net.block_size)
+    first_place = min(len(tokens.at) // 4, 16 * net.block_size)
+    places = _drawn(len(tokens.at), first_place, queries, chance, tokens.at.device)
+    near = places // net.block_size - _NEAR_BLOCKS
+    seen_gists = torch.randint(_LEAST_BLOCKS, _FARTHEST_BLOCKS + 1, (len(places),), generator=chance)
+    far = (near - seen_gists.to(near.device)).clamp_min(0)
+    in_past = tokens.within(far, near.new_full(near.shape, len(blocks.at))) & (tokens.at <= places[:, None])
+    gists = CacheEntries(
+        *net(read.caches.blocks.keys, read.caches.blocks.values, base.turn)
+    )  # (L, N, Hkv, D)
+    return _error(
+        base,
+        read,
+        places,
+        [(gists, blocks.at), (_flat(read.caches.blocks), tokens.at)],
+        wanted=torch.cat((blocks.none(places), in_past), dim=1),
+        found=torch.cat((blocks.within(far, near), in_past & (tokens.block >= near[:, None])), dim=1),
+    )
+
+
+def parent_matching_loss(
+    base: HuggingFaceBase,
+    net: PooledCache,
+    gists: CacheEntries,
+    read: WatchedSegment,
+    queries: int,
+    chance: torch.Generator,
+) -> Tensor:
+    """The same of gists of gists, made of the blocks' gists (L, N, Hkv, D); a node may begin at any block.
+
+    Raises ConfigError for a segment too short to hold a node and a query behind it.
     """
     size = net.block_size
-    with QueryWatch(base) as watch:
-        caches = read_segment(base, ids, size, sink_id)
-    blocks = len(ids) // size
-    first_place = min(len(ids) // 4, 16 * size)
-    drawn = torch.randperm(len(ids) - first_place, generator=chance)[:queries]
-    places = (drawn.sort().values + first_place).to(ids.device)
-    near = places // size - _NEAR_BLOCKS
-    seen_gists = torch.randint(_LEAST_BLOCKS, _FARTHEST_BLOCKS + 1, (len(places),), generator=chance)
-    far = (near - seen_gists.to(ids.device)).clamp_min(0)
-
-    tokens = torch.arange(len(ids), device=ids.device)
-    in_past = (tokens <= places[:, None]) & (tokens // size >= far[:, None])
-    as_tokens = in_past & (tokens // size >= near[:, None])
-    block = torch.arange(blocks, device=ids.device)
-    as_gists = (block < near[:, None]) & (block >= far[:, None])
-
-    gists = CacheEntries(*net(caches.blocks.keys, caches.blocks.values, base.turn))  # (L, N, Hkv, D)
-    middles = block * size + (size - 1) / 2
-    total = torch.zeros((), device=ids.device)
-    layers = base.entry_shape[0]
-    for layer in range(layers):
-        keys, values = (
-            one[layer].flatten(0, 1) for one in (caches.blocks.keys, caches.blocks.values)
-        )  # (W, Hkv, D)
-        asked = _turned(base, watch.queries(layer)[places + 1], places)  # (Q, H, D); the sink is at 0
-        held = _Held(asked, keys.shape[1])
-        sink = held.logits(_turned(base, caches.sink.keys[layer, 0], tokens[:1] - 1))
-        plain = held.logits(_turned(base, keys, tokens))
-        folded = held.logits(_turned(base, gists.keys[layer], middles))
-        sink_value, plain_value = caches.sink.values[layer, 0].float(), values.float()
-        with torch.no_grad():
-            wanted = _attend(
-                torch.cat((sink, plain.masked_fill(~in_past, _NEVER)), dim=-1),
-                torch.cat((sink_value, plain_value)),
-            )
-        found = _attend(
-            torch.cat(
-                (sink, folded.masked_fill(~as_gists, _NEVER), plain.masked_fill(~as_tokens, _NEVER)), dim=-1
-            ),
-            torch.cat((sink_value, gists.values[layer].float(), plain_value)),
+    tokens, blocks = _Places.of(read, size)
+    first_place = (size + _NEAR_BLOCKS) * size
+    if first_place >= len(tokens.at):
+        raise ConfigError(
+            f"gists of gists are met in segments of more than {size + _NEAR_BLOCKS} blocks, got {len(blocks.at)}; "
+            "raise segment_blocks or set matching.steps = 0"
         )
-        error, scale = ((found - wanted) ** 2).sum(dim=-1), (wanted**2).sum(dim=-1)  # (Hkv, H / Hkv, Q)
+    places = _drawn(len(tokens.at), first_place, queries, chance, tokens.at.device)
+    near = places // size - _NEAR_BLOCKS
+    between = torch.randint(0, _BETWEEN_BLOCKS + 1, (len(places),), generator=chance).to(near.device)
+    far = torch.maximum(near - between, near.new_full((), size))  # where the node of each query ends
+    starts = torch.arange(len(blocks.at) - size + 1, device=near.device)
+    members = starts[:, None] + torch.arange(size, device=near.device)
+    parents = CacheEntries(*net(gists.keys[:, members], gists.values[:, members], base.turn, lod=2))
+    near_tokens = (tokens.at <= places[:, None]) & (tokens.block >= near[:, None])
+    own_parent, same_gists = starts == (far - size)[:, None], blocks.within(far, near)
+    return _error(
+        base,
+        read,
+        places,
+        [
+            (parents, starts * size + (size * size - 1) / 2),
+            (gists, blocks.at),
+            (_flat(read.caches.blocks), tokens.at),
+        ],
+        wanted=torch.cat(
+            (torch.zeros_like(own_parent), same_gists, near_tokens | tokens.within(far - size, far)), dim=1
+        ),
+        found=torch.cat((own_parent, same_gists, near_tokens), dim=1),
+    )
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where tokens, or gists of blocks, stand (S,), and the blocks that they belong to (S,)."""
+
+    at: Tensor
+    block: Tensor
+
+    @classmethod
+    def of(cls, read: WatchedSegment, size: int) -> tuple[_Places, _Places]:
+        """Of a segment's tokens and of its blocks."""
+        count = read.caches.blocks.keys.shape[1]
+        token = torch.arange(count * size, device=read.caches.hidden.device)
+        block = token[:count]
+        return cls(token, token // size), cls(block * size + (size - 1) / 2, block)
+
+    def within(self, first: Tensor, stop: Tensor) -> Tensor:
+        """Which of them lie in blocks [first, stop), for each query (Q,): (Q, S)."""
+        return (self.block >= first[:, None]) & (self.block < stop[:, None])
+
+    def none(self, queries: Tensor) -> Tensor:
+        """None of them, for any query (Q,): (Q, S)."""
+        return torch.zeros(len(queries), len(self.at), dtype=torch.bool, device=self.at.device)
+
+
+def _drawn(tokens: int, first: int, count: int, chance: torch.Generator, device: torch.device) -> Tensor:
+    """Places of queries in [first, tokens), in order."""
+    return (torch.randperm(tokens - first, generator=chance)[:count].sort().values + first).to(device)
+
+
+def _flat(blocks: CacheEntries) -> CacheEntries:
+    """Entries (L, N, K, Hkv, D) of blocks as those of their tokens, (L, N * K, Hkv, D)."""
+    return CacheEntries(blocks.keys.flatten(1, 2), blocks.values.flatten(1, 2))
+
+
+def _error(
+    base: HuggingFaceBase,
+    read: WatchedSegment,
+    places: Tensor,
+    entries: list[tuple[CacheEntries, Tensor]],
+    wanted: Tensor,
+    found: Tensor,
+) -> Tensor:
+    """How far attention over the entries `found` is from attention over those `wanted`, (Q, S) each; all see the sink.
+
+    `entries` are keys and values (L, n, Hkv, D) with the positions (n,) that they stand at, S in all.
+    """
+    total = torch.zeros((), device=places.device)
+    layers, sink = base.entry_shape[0], read.caches.sink
+    for layer in range(layers):
+        asked = _turned(base, read.watch.queries(layer)[places + 1], places)  # (Q, H, D); the sink is at 0
+        held = _Held(asked, sink.keys.shape[3])
+        at_sink = held.logits(_turned(base, sink.keys[layer, 0], places[:1] * 0 - 1))
+        logits = torch.cat(
+            [held.logits(_turned(base, one.keys[layer], at)) for one, at in entries], dim=-1
+        )  # (Hkv, H / Hkv, Q, S)
+        values = torch.cat(
+            [sink.values[layer, 0].float()] + [one.values[layer].float() for one, _ in entries]
+        )
+        with torch.no_grad():
+            target = _attend(torch.cat((at_sink, logits.masked_fill(~wanted, _NEVER)), dim=-1), values)
+        said = _attend(torch.cat((at_sink, logits.masked_fill(~found, _NEVER)), dim=-1), values)
+        error, scale = ((said - target) ** 2).sum(dim=-1), (target**2).sum(dim=-1)  # (Hkv, H / Hkv, Q)
         total = total + (error.mean(dim=2) / scale.mean(dim=2)).mean()
     return total / layers
 

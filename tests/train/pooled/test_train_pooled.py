@@ -2,18 +2,24 @@
 
 import hashlib
 import json
+import shutil
 
 import polars as pl
 import pytest
 import torch
 from models.huggingface.hf_toys import save_model
 
-from megacontext.config import to_mapping
+from megacontext.config import from_mapping
 from megacontext.errors import CheckpointError, ConfigError
+from megacontext.evals import gist_language
 from megacontext.evals.gist_language import LanguageConfig, measure_language, prepare_language
+from megacontext.runtime import segment_gists
 from megacontext.runtime.pooled_gists import load_pooled, open_decoder, pooled_folder
 from megacontext.runtime.run import RunFolder
+from megacontext.runtime.segment_gists import SegmentReader
 from megacontext.telemetry import read
+from megacontext.train.pooled import loop
+from megacontext.train.pooled.config import PooledTrainConfig
 from megacontext.train.trainers import Order, load_training
 
 SINK = "<|im_start|>"
@@ -38,7 +44,7 @@ def test_the_gists_that_ship_are_whole_and_say_how_they_were_made():
     weights = (folder / "pooled.safetensors").read_bytes()
     assert described["weights_blake2b"] == hashlib.blake2b(weights, digest_size=16).hexdigest()
     _, config = load_training("smollm2-pooled", {})
-    assert described["recipe"] == json.loads(json.dumps(to_mapping(config))), "they are what the recipe makes"
+    assert from_mapping(PooledTrainConfig, described["recipe"], where=str(folder)) == config
 
 
 def test_both_stages_learn(models):
@@ -75,6 +81,94 @@ def test_equal_seeds_train_equal_gists_and_others_others(recipe, models, decoder
     for name, one in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], one, atol=1e-6, rtol=1e-5)
     assert any((second.state_dict()[name] != one).any() for name, one in first.state_dict().items())
+
+
+SECOND_LEVEL = {
+    "pooled.levels": 2,
+    "distill.distant_parents": 1,
+    "distill.fewest_blocks": 1,
+    "segment_blocks": 20,
+}
+
+
+@pytest.fixture(scope="module")
+def levels(recipe, models, tmp_path_factory):
+    """Gists of gists on top of those of the first seed."""
+    changes = {"initial": str(models[0].model), "segments": 5, "matching.steps": 40, **SECOND_LEVEL}
+    return trained(recipe, tmp_path_factory.mktemp("levels"), **changes)
+
+
+def test_a_second_level_is_trained_and_the_first_stays_bit_for_bit(levels, models, decoder):
+    below, _ = load_pooled(models[0].model, decoder)
+    net, described = load_pooled(levels.model, decoder)
+    assert len(net.levels) == 2 and described["initial"]["recipe"]["seed"] == 0
+    for name, one in below.levels[0].state_dict().items():
+        assert torch.equal(net.levels[0].state_dict()[name], one)
+    for name, one in below.levels[0].state_dict().items():
+        moved = net.levels[1].state_dict()[name] != (torch.zeros_like(one) if name == "place" else one)
+        assert moved.any(dim=-1).all(), name
+    metrics = levels.metrics
+    assert metrics["segments"] == 5 and metrics["matching_last"] < metrics["matching_first"]
+    assert metrics["parameters"] == sum(one.numel() for one in below.parameters())
+
+
+def test_a_training_that_goes_on_begins_where_the_other_ended(recipe, models, decoder, tmp_path):
+    changes = {"initial": str(models[0].model), "matching.steps": 1, "matching.lr": 1e-9, "distill.steps": 0}
+    again, _ = load_pooled(trained(recipe, tmp_path, **changes).model, decoder)
+    below, _ = load_pooled(models[0].model, decoder)
+    for name, one in below.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], one, atol=1e-7, rtol=1e-6)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [7, 14])
+@pytest.mark.parametrize("second_level", [False, True])
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(
+    second_level, stop_after, recipe, models, decoder, tmp_path, monkeypatch
+):
+    """In the first stage and in the second, which the twelve steps of the first precede."""
+    changes = {"save_every": 2, "distill.steps": 5}
+    if second_level:
+        changes |= {"initial": str(models[0].model), "segments": 3, **SECOND_LEVEL}
+    kind, config = load_training("smollm2-pooled", recipe | changes)
+    straight = kind.train(config, Order(runs=tmp_path, name="straight"))
+
+    seen = [0]
+    for loss in ("_match", "_distill"):
+        own = getattr(loop._Training, loss)
+
+        def counted(self, number, own=own):
+            seen[0] += 1
+            if seen[0] > stop_after:
+                raise Stopped
+            return own(self, number)
+
+        monkeypatch.setattr(loop._Training, loss, counted)
+    with pytest.raises(Stopped):
+        kind.train(config, Order(runs=tmp_path, name="stopped"))
+    monkeypatch.undo()
+    went_on = kind.train(config, Order(runs=tmp_path, resume=tmp_path / "stopped"))
+    expected, found = (load_pooled(outcome.model, decoder)[0].state_dict() for outcome in (straight, went_on))
+    for name, one in expected.items():
+        torch.testing.assert_close(found[name], one, atol=1e-6, rtol=1e-5)
+    assert went_on.metrics["distill_last"] == pytest.approx(straight.metrics["distill_last"], rel=1e-4)
+
+
+def test_a_training_goes_on_only_from_a_whole_state_of_its_own_recipe(recipe, models, tmp_path):
+    kind, config = load_training("smollm2-pooled", recipe | {"seed": 0})
+    with pytest.raises(CheckpointError, match="going on needs a whole state"):
+        kind.train(config, Order(runs=tmp_path, resume=tmp_path))
+    other = load_training("smollm2-pooled", recipe | {"seed": 5})[1]
+    with pytest.raises(ConfigError, match="goes on with its own recipe"):
+        kind.train(other, Order(runs=tmp_path, resume=models[0].run))
+    damaged = tmp_path / "damaged"
+    shutil.copytree(models[0].run, damaged)
+    (damaged / "state.safetensors").write_bytes((damaged / "state.safetensors").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="going on needs a whole state"):
+        kind.train(config, Order(runs=tmp_path, resume=damaged))
 
 
 def language(toy_folder, models, **changes):
@@ -139,6 +233,110 @@ def test_a_window_may_reach_over_segments_of_its_document(decoder, toy_folder, m
         assert row["full"] == pytest.approx(losses[-16:].mean().item(), abs=2e-3)
 
 
+def both_levels(toy_folder, levels, **changes):
+    """Windows of one node of eight blocks, then two blocks, over two segments of twelve."""
+    sizes = {"distant_parents": 1, "distant_blocks": 2, "reach_segments": 2, "windows": 2}
+    return language(toy_folder, [levels], **(sizes | changes))
+
+
+def measured(config, folder, kept=None):
+    prepared = prepare_language(config, kept)
+    with RunFolder.create(folder, None, config, kind="eval-language", seed=0) as run:
+        return measure_language(prepared, run), pl.read_parquet(run.path / "windows.parquet")
+
+
+def test_windows_of_both_levels_ask_what_the_far_one_gives(levels, toy_folder, tmp_path):
+    results, frame = measured(both_levels(toy_folder, levels), tmp_path)
+    far = {"near-gist-0", "far-wrong-gist-0", "far-mean-gist-0"}
+    assert far | {"full", "drop", "gist-0", "wrong-gist-0", "mean-cache"} <= set(frame.columns)
+    assert "mean-embedding" not in frame.columns and results["parents_per_window"] == 1
+    assert set(frame["start_block"] % 8) == {0}, "nodes begin where a tree has them"
+    (row,) = results["compared"]
+    by_segment = frame.group_by("segment").agg(pl.col("gist-0", *far).mean())
+    for key, arm in (("minus_near", "near-gist-0"), ("minus_far_mean", "far-mean-gist-0")):
+        assert row[key]["mean"] == pytest.approx((by_segment["gist-0"] - by_segment[arm]).mean())
+    assert row["far_wrong_minus_right"]["mean"] == pytest.approx(
+        (by_segment["far-wrong-gist-0"] - by_segment["gist-0"]).mean()
+    )
+    for arm in far:
+        assert (frame[arm] != frame["gist-0"]).all()
+
+
+def test_a_node_of_the_wrong_document_changes_the_far_level_only(levels, toy_folder, tmp_path):
+    """Where the wrong gists are the right ones, the arms say the same: nothing else differs."""
+    config = both_levels(toy_folder, levels, arms=("drop", "gist", "far-wrong", "wrong"))
+    prepared = prepare_language(config)
+    (number, *_) = prepared.ends
+    windows = gist_language._Windows(prepared, number, gist_language._starts(config))
+    with torch.inference_mode():
+        found = windows.with_gists("gist-0", prepared.nets["gist-0"], windows)
+    assert found["gist-0"] == found["far-wrong-gist-0"] == found["wrong-gist-0"]
+
+
+def test_one_gist_of_gists_alone_is_a_window(levels, toy_folder, tmp_path):
+    results, frame = measured(both_levels(toy_folder, levels, distant_blocks=0), tmp_path)
+    assert results["gists_per_window"] == 1 and not [name for name in frame.columns if "far" in name]
+    assert frame["gist-0"].is_finite().all()
+
+
+def test_what_was_kept_of_segments_is_not_read_again(levels, toy_folder, tmp_path, monkeypatch):
+    kept = tmp_path / "kept"
+    _, own = measured(both_levels(toy_folder, levels), tmp_path, kept)
+    _, plain = measured(both_levels(toy_folder, levels), tmp_path)
+    assert list(kept.glob("*.safetensors")) and not list(kept.glob("*.tmp"))
+
+    def refused(*_):
+        raise AssertionError("a kept segment was read")
+
+    reader = SegmentReader.__init__
+
+    def opened(self, *args, **options):
+        reader(self, *args, **options)
+        monkeypatch.setattr(segment_gists, "read_segment", refused)
+
+    monkeypatch.setattr(SegmentReader, "__init__", opened)
+    _, again = measured(both_levels(toy_folder, levels), tmp_path, kept)
+    assert again.equals(own) and plain.equals(own), "kept in halves, whether or not there is a folder"
+    monkeypatch.undo()
+    damaged = next(kept.glob("*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    with pytest.raises(CheckpointError, match="kept gists must be whole"):
+        measured(both_levels(toy_folder, levels), tmp_path, kept)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distant_blocks": 0, "distant_parents": 0}, "1 distant block or parent"),
+        ({"arms": ("gist",)}, "add drop"),
+        ({"arms": ("drop", "mean-embedding")}, "leave mean-embedding out"),
+        ({"reach_tokens": 16}, "reach_tokens must be beyond the 16 tokens"),
+        ({"distant_blocks": 3, "raw_tokens": 32}, "none of which lets them end"),
+        ({"reach_segments": 60, "distant_parents": 80}, "within the decoder's window of 512 tokens"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(changes, message, levels, toy_folder, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        measured(both_levels(toy_folder, levels, **changes), tmp_path)
+
+
+def test_gists_of_one_level_have_no_gists_of_gists(models, toy_folder):
+    with pytest.raises(ConfigError, match="need a second level"):
+        prepare_language(both_levels(toy_folder, models[0]))
+    prefix = language(toy_folder, models[2:], distant_blocks=5)
+    with pytest.raises(ConfigError, match="train a longer one"):
+        prepare_language(prefix)
+
+
+def test_gists_of_gists_do_not_hide_what_the_first_level_was_trained_on(levels, toy_folder):
+    told = json.loads((levels.model / "pooled.json").read_text())
+    told["recipe"]["documents"] = ["other.txt"]
+    (levels.model / "pooled.json").write_text(json.dumps(told))
+    seen = both_levels(toy_folder, levels, documents=(str(toy_folder / "a.txt"), str(toy_folder / "c.txt")))
+    with pytest.raises(ConfigError, match="held-out documents are not trained on"):
+        prepare_language(seen)
+
+
 def test_arms_without_gists_score_what_the_decoder_says_itself(decoder, toy_folder, tmp_path):
     """Against one plain pass of the model over sink and tokens, at the places that the arm names."""
     config = language(toy_folder, [])
@@ -166,11 +364,20 @@ def test_arms_without_gists_score_what_the_decoder_says_itself(decoder, toy_fold
         ({"constant": True, "distill.steps": 0}, "trained in the second stage"),
         ({"segment_blocks": 6}, "must fit a segment"),
         ({"sink": "no such token"}, "one token"),
+        ({"segments": 0}, "segments must be at least 1"),
+        ({"distill.fewest_blocks": 5}, "a window needs a gist"),
+        ({"distill.distant_blocks": 0}, "a window needs a gist"),
+        ({"distill.distant_parents": 1}, "a second level is trained in windows that have it"),
+        ({"pooled.levels": 2}, "a second level is trained in windows that have it"),
+        (SECOND_LEVEL, "name those in `initial`"),
+        ({"initial": "nowhere", "constant": True}, "begins anew"),
+        ({"initial": "nowhere"}, "holds none that can be read"),
+        ({"initial": "smollm2-pooled"}, "read by the decoder that they were trained for"),
         ({"segment_blocks": 4000}, "no document is as long"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused_before_anything_is_written(changes, message, recipe, tmp_path):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, CheckpointError), match=message):
         trained(recipe, tmp_path / "runs", **changes)
     assert not (tmp_path / "runs").exists()
 
