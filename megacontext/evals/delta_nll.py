@@ -1,20 +1,22 @@
 """Delta-NLL: what it costs, in nats a token, that a distant span is read as gists and not as its tokens.
 
-The next H true tokens are predicted behind seven contexts that differ in the distant part alone: its tokens (`full`), the
-model's gists, the mean of its embeddings, gists of another document (`wrong`) and of a far place of the same document
-(`elsewhere`), as many recent tokens as there are gists (`drop`), and nothing (`none`). Delta-NLL is an arm minus
-`full`. At equal positions is an arm minus `drop`. Headroom is drop minus full: below a tenth of a nat nothing can be
-won, and the figures of that cell are not to be read.
+The next H true tokens are predicted behind seven contexts that differ in the distant part alone: its tokens (`full`),
+the model's gists, the mean of its embeddings, gists of another document (`wrong`) and of a far place of the same
+document (`elsewhere`), as many recent tokens as there are gists (`drop`), and nothing (`none`). Delta-NLL is an arm
+minus `full`. At equal positions is an arm minus `drop`. Headroom is drop minus full: below a tenth of a nat nothing
+can be won, and the figures of that cell are not to be read.
 
 At least 64 raw tokens stand between the span and the first scored token, so that no gain comes from the words next
 door. Cells are a genre, a level of gists and a distance; a gist of k slots costs k positions, and its `drop` has k
-tokens too. Differences are paired by window; standard errors are over segments (`evals.language_windows`).
+tokens too. In the genre `facts` only the answers to questions about planted facts are scored
+(`runtime.planted_windows`). Differences are paired by window; standard errors are over segments
+(`evals.language_windows`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +31,7 @@ from megacontext.evals.delta_tables import delta_results
 from megacontext.evals.evaluation import write_frame
 from megacontext.evals.language_windows import (
     CODE,
+    FACTS,
     PROSE,
     Genre,
     Window,
@@ -37,6 +40,7 @@ from megacontext.evals.language_windows import (
     cut_windows,
     load_genre,
     load_models,
+    planted_windows,
 )
 from megacontext.gistnet.gist import GistNet, GistNetConfig
 from megacontext.progress import Progress
@@ -49,6 +53,7 @@ from megacontext.runtime.embedding_windows import (
     predicting,
     scored,
 )
+from megacontext.runtime.planted_windows import PlantedConfig
 from megacontext.runtime.run import RunFolder
 
 LEAST_RAW = 64
@@ -62,10 +67,13 @@ class DeltaNllConfig:
     suite: Literal["delta-nll"] = "delta-nll"
     models: tuple[str, ...] = ("tiny",)
     """Folders in data/, or paths of folders: several seeds of one recipe, or several kinds of gists."""
-    genres: tuple[Genre, ...] = (PROSE, CODE)
+    genres: tuple[Genre, ...] = (PROSE, CODE, FACTS)
     lods: tuple[int, ...] = (1, 2)
     blocks: int = 12
     """Gists of a span at LOD1."""
+    planted_blocks: int = 8
+    """The same where facts are planted."""
+    planted: PlantedConfig = field(default_factory=PlantedConfig)
     coarse: int = 1
     """Gists of a span at LOD2."""
     distances: tuple[int, ...] = (64, 256)
@@ -98,14 +106,14 @@ class DeltaNllConfig:
             raise ConfigError(f"seed must not be negative, got {self.seed}; 0 is the usual one")
 
     def cells(self, block_size: int) -> list[Cell]:
-        """Genre by level by distance."""
+        """Genre by level by distance. Facts stand in blocks, so their level is 1."""
         return [
             Cell(
                 genre,
                 lod,
                 EmbeddingWindow(
                     block_size=block_size,
-                    blocks=self.blocks if lod == 1 else 0,
+                    blocks=(self.planted_blocks if genre.planted else self.blocks) if lod == 1 else 0,
                     coarse=self.coarse if lod == 2 else 0,
                     raw_tokens=distance,
                     scored_tokens=max(self.horizons),
@@ -114,6 +122,7 @@ class DeltaNllConfig:
             for genre in self.genres
             for lod in self.lods
             for distance in self.distances
+            if lod == 1 or not genre.planted
         ]
 
 
@@ -151,8 +160,13 @@ def prepare_delta(config: DeltaNllConfig) -> DeltaPreparation:
             name = cell.genre.name
             texts[name] = texts.get(name) or load_genre(cell.genre, first)
             measured, pool = texts[name]
-            tokens, last = cell.window.tokens, cell.window.scored_tokens
-            cells.append((cell, cut_windows(name, measured, pool, tokens, last, config.n, config.seed)))
+            if cell.genre.planted:
+                tokenizer = first.tokenizer
+                cut = planted_windows(cell.window, measured, tokenizer, config.planted, config.n, config.seed)
+            else:
+                tokens, last = cell.window.tokens, cell.window.scored_tokens
+                cut = cut_windows(name, measured, pool, tokens, last, config.n, config.seed)
+            cells.append((cell, cut))
             progress.advance(cell.name)
     return DeltaPreparation(config, models, cells)
 
@@ -208,10 +222,17 @@ def _rows(
             "start": window.start,
             "wrong_document": window.wrong_document,
         } | {
-            f"{arm}_{horizon}": float(lost[at, :horizon].mean())
+            f"{arm}_{horizon}": _mean(lost[at], window.counted, horizon, max(horizons))
             for horizon in horizons
             for arm, lost in nats.items()
         }
+
+
+def _mean(lost: Tensor, counted: np.ndarray | None, horizon: int, longest: int) -> float | None:
+    """Nats a token of the first `horizon` tokens; where only some count, of these, at the longest horizon alone."""
+    if counted is None:
+        return float(lost[:horizon].mean())
+    return float(lost[torch.from_numpy(counted)].mean()) if horizon == longest else None
 
 
 def mean_net(bundle: Bundle) -> GistNet:

@@ -30,6 +30,7 @@ def delta_results(frame: pl.DataFrame, horizons: Sequence[int]) -> dict[str, Any
         for name in frame["cell"].unique(maintain_order=True)
         for model, part in _models(frame.filter(pl.col("cell") == name))
         for horizon in horizons
+        if _measured(part, f"full_{horizon}")
     ]
     return {
         "cells": cells,
@@ -52,13 +53,18 @@ def _models(part: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
         )
 
 
+def _measured(part: pl.DataFrame, column: str) -> bool:
+    """Whether any window has this figure: answers have it at the longest horizon alone."""
+    return column in part.columns and part[column].null_count() < part.height
+
+
 def _cell(part: pl.DataFrame, model: str, horizon: int) -> dict[str, Any]:
     """One model in one cell at one horizon."""
     segments = part["segment"].to_numpy()
     nats = {
         arm: part[name].to_numpy().astype(float)
         for arm in ARMS
-        if (name := f"{arm}_{horizon}") in part.columns and part[name].null_count() < part.height
+        if _measured(part, name := f"{arm}_{horizon}")
     }
 
     def difference(first: str, second: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ A model may not have been trained on what it is measured on: the recipe beside i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from megacontext.config import load_table
 from megacontext.corpus.documents import Document, load_documents
 from megacontext.errors import ConfigError
 from megacontext.runtime.bundle import Bundle, model_folder
+from megacontext.runtime.embedding_windows import EmbeddingWindow
+from megacontext.runtime.planted_windows import PlantedConfig, planted_window
+from megacontext.tokenizer import Tokenizer
 
 SEGMENT = 2048
 """Tokens."""
@@ -35,16 +38,22 @@ class Genre:
     """Held-out documents, by the names of `corpus.documents`."""
     others: tuple[str, ...] = ()
     """More of the same kind, which give wrong gists alone; a model may have been trained on them."""
+    planted: bool = False
+    """Facts are planted in its windows, and only the answers about them are scored."""
 
 
 PROSE = Genre(name="prose", measured=("pride-and-prejudice",), others=("northanger-abbey",))
 CODE = Genre(name="code", measured=("stdlib-held-out",))
+FACTS = Genre(name="facts", measured=("pride-and-prejudice",), planted=True)
 
 
 def measured_prose(genres: Sequence[Genre], book: str) -> tuple[Genre, ...]:
-    """Prose alone, of another book: what `--book` means where no question is asked."""
-    others = next((one.others for one in genres if one.name == PROSE.name), PROSE.others)
-    return (Genre(name=PROSE.name, measured=(book,), others=tuple(one for one in others if one != book)),)
+    """Another book in the place of every genre's but code, which is left out: what `--book` means here."""
+    return tuple(
+        replace(one, measured=(book,), others=tuple(other for other in one.others if other != book))
+        for one in genres
+        if one.name != CODE.name
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class Window:
     """int64 (tokens,): a window of another document."""
     elsewhere: np.ndarray | None
     """int64 (tokens,): a window of the same document, far away; None where there is none."""
+    counted: np.ndarray | None = None
+    """bool (scored,): the scored tokens that count; None for all."""
 
 
 def load_models(names: Sequence[str]) -> dict[str, Bundle]:
@@ -135,6 +146,42 @@ def cut_windows(
         places = [places[at] for at in np.linspace(0, len(places) - 1, n).round().astype(int)]
     rng = np.random.default_rng((seed, tokens))
     return [_window(genre, document, start, pool, tokens, scored, rng) for document, start in places]
+
+
+def planted_windows(
+    window: EmbeddingWindow,
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    config: PlantedConfig,
+    n: int,
+    seed: int,
+) -> list[Window]:
+    """`n` windows of prose that ask for facts, with names that training never draws; wrong gists are of the next one's.
+
+    Their facts are drawn one window at a time, so each is a segment of its own. Raises ConfigError.
+    """
+    if n < 2:
+        raise ConfigError(
+            f"wrong gists of planted windows need another window, got n = {n}; ask for 2 at least"
+        )
+    books = [one.ids for one in documents]
+    drawn = [
+        planted_window(window, books, tokenizer, config, np.random.default_rng((seed, number)), held_out=True)
+        for number in range(n)
+    ]
+    return [
+        Window(
+            document="+".join(one.name for one in documents),
+            segment=f"window {number}",
+            start=number,
+            ids=one.ids,
+            wrong_document=f"window {(number + 1) % n}",
+            wrong=drawn[(number + 1) % n].ids,
+            elsewhere=None,
+            counted=one.answers,
+        )
+        for number, one in enumerate(drawn)
+    ]
 
 
 def _window(

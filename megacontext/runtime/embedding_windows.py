@@ -109,21 +109,34 @@ def hidden_behind(
     near, before = ids[:, window.distant_tokens :], left.shape[1]
     tokens = torch.cat((left, near.new_full(gists.shape[:2], NO_TOKEN), near), dim=1)
     starts, stops = window.span_bounds(gists.shape[1] // window.gists)
-    first, places = np.arange(-before, 0), np.arange(window.distant_tokens, window.tokens)
-    positions = entry_positions(
-        np.concatenate((first, starts, places)), np.concatenate((first + 1, stops, places + 1)), policy
-    )
+    first = np.arange(-before, 0)
+    starts, stops = np.concatenate((first, starts)), np.concatenate((first + 1, stops))
     embeddings = torch.cat((base.embed(left), gists, base.embed(near)), dim=1)
-    return base(embeddings, _row(positions, ids), ids=tokens)
+    positions = entry_row(starts, stops, window.distant_tokens, near.shape[1], policy, ids.device)
+    return base(embeddings, positions, ids=tokens)
+
+
+def entry_row(
+    starts: np.ndarray,
+    stops: np.ndarray,
+    first: int,
+    count: int,
+    policy: PositionPolicy,
+    device: torch.device,
+) -> Tensor:
+    """Positions (1, W) of entries that cover [starts, stops), and of `count` tokens from `first` on behind them."""
+    places = np.arange(first, first + count)
+    positions = entry_positions(np.concatenate((starts, places)), np.concatenate((stops, places + 1)), policy)
+    return torch.from_numpy(positions).to(device)[None]
 
 
 def hidden_plain(
     base: BaseModel, window: EmbeddingWindow, policy: PositionPolicy, ids: Tensor, before: int
 ) -> Tensor:
     """Hidden states (B, before + raw + scored, E) of the last tokens of windows `ids`, `before` of them distant."""
-    first = window.distant_tokens - before
-    seen, places = ids[:, first:], np.arange(first, window.tokens)
-    return base(base.embed(seen), _row(entry_positions(places, places + 1, policy), ids), ids=seen)
+    first, none = window.distant_tokens - before, np.arange(0)
+    seen = ids[:, first:]
+    return base(base.embed(seen), entry_row(none, none, first, seen.shape[1], policy, ids.device), ids=seen)
 
 
 def predicting(hidden: Tensor, window: EmbeddingWindow) -> Tensor:
@@ -134,7 +147,3 @@ def predicting(hidden: Tensor, window: EmbeddingWindow) -> Tensor:
 def scored(ids: Tensor, window: EmbeddingWindow) -> Tensor:
     """The scored tokens (B, scored) of windows (B, tokens)."""
     return ids[:, -window.scored_tokens :]
-
-
-def _row(positions: np.ndarray, ids: Tensor) -> Tensor:
-    return torch.from_numpy(positions).to(ids.device)[None]

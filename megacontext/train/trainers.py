@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megacontext.config import from_mapping, load_table, recipe_source, to_mapping
+from megacontext.config import dump_recipe, from_mapping, load_table, recipe_source, to_mapping
 from megacontext.errors import ConfigError
 from megacontext.registry import Registry
 from megacontext.runtime.pooled_gists import save_pooled
-from megacontext.runtime.run import RunFolder
+from megacontext.runtime.run import RunFolder, write_json
 from megacontext.train.gist_tokens.config import GistTokensTrainConfig
 from megacontext.train.gist_tokens.loop import load_gist_tokens_data, train_gist_tokens
+from megacontext.train.gists.config import GistTrainConfig
+from megacontext.train.gists.loop import load_gist_data, train_gists
 from megacontext.train.joint.config import JointTrainConfig
 from megacontext.train.joint.loop import check_out, load_joint_data, train_joint
 from megacontext.train.pooled.config import PooledTrainConfig
@@ -158,6 +160,24 @@ def _train_pooled(config: PooledTrainConfig, order: Order) -> Outcome:
     return Outcome(run=run.path, model=out, metrics=metrics)
 
 
+def _train_gists(config: GistTrainConfig, order: Order) -> Outcome:
+    if order.resume is not None or order.wandb_run:
+        raise ConfigError(
+            "the trainer 'gists' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
+        )
+    check_out(order.out)
+    data = load_gist_data(config)
+    with RunFolder.create(order.runs, order.name, config, kind="gists", seed=config.seed) as run:
+        out = order.out or run.path / "model"
+        metrics = train_gists(config, data, run.telemetry)
+        data.bundle.save(out)
+        dump_recipe(config, out / "recipe.toml")
+        write_json(out / "metrics.json", metrics)
+        run.note(model_fingerprint=data.bundle.fingerprint())
+        run.results({"metrics": metrics})
+    return Outcome(run=run.path, model=out, metrics=metrics)
+
+
 def _train_reader(config: ReaderTrainConfig, order: Order) -> Outcome:
     if order.resume is not None or order.wandb_run:
         raise ConfigError(
@@ -207,6 +227,7 @@ def planned_devices(config: PretrainConfig) -> int:
     return int(os.environ.get("WORLD_SIZE", config.batch.devices))
 
 
+TRAINERS.register("gists")(Kind(config=GistTrainConfig, train=_train_gists))
 TRAINERS.register("parts")(Kind(config=TinyTrainConfig, train=_train_parts))
 TRAINERS.register("gist-tokens")(Kind(config=GistTokensTrainConfig, train=_train_gist_tokens))
 TRAINERS.register("joint")(Kind(config=JointTrainConfig, train=_train_joint))

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import prose
 
 from megacontext.corpus.documents import Document
 from megacontext.errors import ConfigError
 from megacontext.evals.language_windows import (
     CODE,
+    FACTS,
     PROSE,
     SEGMENT,
     Genre,
@@ -17,7 +19,10 @@ from megacontext.evals.language_windows import (
     cut_windows,
     load_models,
     measured_prose,
+    planted_windows,
 )
+from megacontext.runtime.embedding_windows import EmbeddingWindow
+from megacontext.runtime.planted_windows import PlantedConfig
 
 
 def document(name, tokens, seed=0):
@@ -57,7 +62,8 @@ def test_a_window_elsewhere_is_of_the_same_document_and_far_away():
     near = [one for one in made if one.document == "long"]
     assert near and all(one.elsewhere is not None for one in near)
     for one in near:
-        places = [at for at in range(len(long.ids) - 59) if (long.ids[at : at + 60] == one.elsewhere).all()]
+        stretches = np.lib.stride_tricks.sliding_window_view(long.ids, 60)
+        places = np.flatnonzero((stretches == one.elsewhere).all(axis=1))
         assert min(abs(at - one.start) for at in places) >= 4 * SEGMENT
     assert all(one.elsewhere is None for one in made if one.document == "short")
     sizes = [len(part) for part in batches(made, 8)]
@@ -98,8 +104,47 @@ def test_models_of_one_run_are_told_apart_and_share_a_vocabulary(bundle_folder, 
         load_models([])
 
 
-def test_another_book_is_prose_and_gives_no_wrong_gists_to_itself():
-    (only,) = measured_prose((PROSE, CODE), "northanger-abbey")
-    assert only.measured == ("northanger-abbey",) and only.others == ()
+def test_another_book_takes_the_place_of_prose_and_gives_no_wrong_gists_to_itself():
+    prose, facts = measured_prose((PROSE, CODE, FACTS), "northanger-abbey")
+    assert prose.measured == facts.measured == ("northanger-abbey",) and prose.others == ()
+    assert facts.planted and not prose.planted
     (kept,) = measured_prose((Genre(name="prose", measured=("a",), others=("b",)),), "c")
     assert kept.others == ("b",)
+
+
+def test_planted_windows_ask_for_what_stands_in_their_own_distant_part_alone(tokenizer):
+    shape = EmbeddingWindow(block_size=8, blocks=10, raw_tokens=64, scored_tokens=60)
+    book = Document("book", tokenizer.encode(prose(20_000)))
+    made = planted_windows(shape, [book], tokenizer, PlantedConfig(keys=3), 6, 0)
+    for at, one in enumerate(made):
+        assert len(one.ids) == shape.tokens and one.counted.shape == (60,)
+        distant = tokenizer.decode(one.ids[: shape.distant_tokens].tolist())
+        raw = tokenizer.decode(one.ids[shape.distant_tokens : shape.distant_tokens + 64].tolist())
+        answers = tokenizer.decode(one.ids[-60:][one.counted].tolist()).split()
+        values = [" ".join(pair) for pair in zip(answers[::2], answers[1::2], strict=True)]
+        assert values
+        for value in values:
+            assert value in distant and value not in raw
+            assert value not in tokenizer.decode(one.wrong.tolist())
+        assert (one.wrong == made[(at + 1) % 6].ids).all()
+    again = planted_windows(shape, [book], tokenizer, PlantedConfig(keys=3), 6, 0)
+    assert all((a.ids == b.ids).all() for a, b in zip(made, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"scored_tokens": 5}, "5 scored tokens that hold a question"),
+        ({"blocks": 3000}, "no book is as long"),
+    ],
+)
+def test_windows_that_hold_no_question_and_books_too_short_are_refused(tokenizer, changes, sentence):
+    shape = EmbeddingWindow(
+        **{"block_size": 8, "blocks": 10, "raw_tokens": 64, "scored_tokens": 60} | changes
+    )
+    with pytest.raises(ConfigError, match=sentence):
+        planted_windows(
+            shape, [Document("b", tokenizer.encode(prose(6000)))], tokenizer, PlantedConfig(), 2, 0
+        )
+    with pytest.raises(ConfigError, match="got n = 1"):
+        planted_windows(shape, [], tokenizer, PlantedConfig(), 1, 0)
