@@ -48,6 +48,21 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "address_accuracy": Column(_FLOAT, "share of queries whose own block has the nearest address, 0..1"),
         "lens_loss_nats": Column(_FLOAT, "LensNet's loss, per question"),
         "lens_accuracy": Column(_FLOAT, "share of questions whose needed entry LensNet scores highest, 0..1"),
+        "horizon_loss_nats": Column(
+            _FLOAT, "next-token loss of scored tokens behind gists, per token, since version 4"
+        ),
+        "teacher_divergence_nats": Column(
+            _FLOAT, "divergence there from what is said behind the tokens, per token, since version 4"
+        ),
+        "reconstruction_loss_nats": Column(
+            _FLOAT, "loss of blocks' own tokens given their gists, per token, since version 4"
+        ),
+        "next_gist_error": Column(
+            _FLOAT, "squared error of foretold gists over the spread of the true ones, since version 4"
+        ),
+        "pooling_error": Column(
+            _FLOAT, "mean squared distance of gists to the means of their blocks, since version 4"
+        ),
         "lens_correlation": Column(
             _FLOAT,
             "rank correlation of LensNet's scores with measured utilities, in a context, since version 4",

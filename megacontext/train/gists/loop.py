@@ -52,6 +52,15 @@ from megacontext.train.optimisers import Group, Optimisers
 _LOG_EVERY = 10
 _TOLD = 20
 """Steps whose mean is a stage's first or last figure."""
+_COLUMNS = {
+    "plain": "lm_loss_nats",
+    "horizon": "horizon_loss_nats",
+    "teacher": "teacher_divergence_nats",
+    "reconstruction": "reconstruction_loss_nats",
+    "next_gist": "next_gist_error",
+    "pooling": "pooling_error",
+}
+"""Of telemetry."""
 _PLAIN_SHARE = 0.5
 """Share of the tokens of plain windows whose loss is computed: the head is the costliest part of a small model."""
 
@@ -267,7 +276,6 @@ class _Training:
 
     def _log(self, stage: GistStage, told: dict[str, list[float]], total: float, factor: float) -> None:
         last = {name: float(np.mean(values[-_LOG_EVERY:])) for name, values in told.items()}
-        columns = {"lm_loss_nats": last.get("plain")}
         seconds = time.monotonic() - self.began
         self.telemetry.emit(
             "train",
@@ -278,5 +286,5 @@ class _Training:
             loss_nats=total,
             learning_rate=factor * stage.lr,
             tokens_per_s=self.seen / seconds,
-            **{name: value for name, value in columns.items() if value is not None},
+            **{_COLUMNS[name]: value for name, value in last.items() if name in _COLUMNS},
         )

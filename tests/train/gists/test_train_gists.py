@@ -21,6 +21,17 @@ from megacontext.train.gists.config import GistStage, GistTrainConfig, LossWeigh
 from megacontext.train.gists.loop import GistData, load_gist_data, train_gists
 from megacontext.train.gists.lora import low_rank
 from megacontext.train.gists.windows import WindowSampler
+from megacontext.train.trainers import load_training
+
+
+def test_shipped_recipes_are_read():
+    for name in ("tiny-gists", "notebook-era"):
+        _, made = load_training(name, {})
+        assert isinstance(made, GistTrainConfig)
+    pooling, delta = made.stages
+    assert (pooling.steps, pooling.lr, delta.steps, delta.lr) == (2000, 1e-3, 1000, 5e-4)
+    window = delta.window(32, delta.max_blocks, 0)
+    assert window.tokens == 512 and window.scored_tokens == 32 and not made.gistnet.mean_start
 
 
 class Silent:
