@@ -26,7 +26,7 @@ class Ask:
     question: Annotated[str, tyro.conf.Positional]
     """The question, e.g. "What is Lady Fieldack's crest?" """
     budget: int | None = None
-    """Key/value positions that the model may attend to, question included; default: 256, a frozen decoder's 1,024."""
+    """Key/value positions that the model may attend to, question included; default: 256, a frozen decoder's 640."""
     scorer: str = "lensnet"
     """Who says where detail is needed."""
     model: str = "tiny"
@@ -39,7 +39,7 @@ class Ask:
     def run(self) -> int:
         parts = open_parts(self.model)
         if isinstance(parts, FrozenReader):
-            memory, usual = open_memory(parts, self.memory, writable=self.keep), 1024
+            memory, usual = open_memory(parts, self.memory, writable=self.keep), 640
         else:
             encoder = BundleEncoder(parts)
             memory, usual = Memory.open(self.memory, encoder.identity(), encoder, self.keep), 256

@@ -24,7 +24,7 @@ from megacontext.config import data_root, from_mapping, to_mapping
 from megacontext.errors import CheckpointError, ConfigError
 from megacontext.gistnet.constant import ConstantPrefix
 from megacontext.gistnet.pooled import PooledCache, PooledCacheConfig
-from megacontext.models.devices import find_device
+from megacontext.models.devices import find_device, quick_dtype
 from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.models.huggingface.folder import load_model_folder
 from megacontext.models.huggingface.smollm2 import load_smollm2
@@ -53,8 +53,8 @@ class FrozenDecoder:
         return self.vocabulary.encode(text)
 
 
-def open_decoder(name: str, device: str, precision: Precision, sink: str) -> FrozenDecoder:
-    """`smollm2`, or the decoder in a folder of Hugging Face's format.
+def open_decoder(name: str, device: str, precision: Precision | None, sink: str) -> FrozenDecoder:
+    """`smollm2`, or the decoder in a folder of Hugging Face's format; `precision` None: what the device is quick in.
 
     Raises CheckpointError, BackendUnavailableError, ConfigError for a sink that is no token, ShapeError for a decoder
     that holds no entries.
@@ -66,7 +66,9 @@ def open_decoder(name: str, device: str, precision: Precision, sink: str) -> Fro
         raise ConfigError(f"sink must be one token of {name}'s vocabulary, got {sink!r}; name another")
     assert base.entry_shape
     fingerprint = _fingerprint(base)
-    base.to(find_device(device), torch.float32 if precision == "float32" else torch.bfloat16)
+    place = find_device(device)
+    dtypes = {None: quick_dtype(place), "float32": torch.float32, "bfloat16": torch.bfloat16}
+    base.to(place, dtypes[precision])
     return FrozenDecoder(base, sink_id, fingerprint, vocabulary, tokenizer)
 
 

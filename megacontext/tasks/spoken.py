@@ -7,6 +7,7 @@ words stand around it. Letter case and punctuation say nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from megacontext.tasks.asked import Asked, AskedHistory
@@ -23,8 +24,13 @@ class SpokenAsked(Asked):
 
     def is_right(self, answered: str) -> bool:
         """Whether exactly the expected value is named."""
-        said = f" {_plain(answered)} "
-        return {value for value in self.values if f" {_plain(value)} " in said} == {self.answer.strip()}
+        return names_only(answered, self.answer.strip(), self.values)
+
+
+def names_only(answered: str, expected: str, values: Sequence[str]) -> bool:
+    """Whether an answer names the expected value and none other of `values`, in any letter case."""
+    said = f" {_plain(answered)} "
+    return {value for value in values if f" {_plain(value)} " in said} == {expected}
 
 
 def as_spoken(planted: PlantedHistory) -> AskedHistory:

@@ -30,7 +30,8 @@ class ReaderTrainConfig:
     trainer: Literal["reader"] = "reader"
     seed: int = 0
     device: str = "cpu"
-    precision: Precision = "bfloat16"
+    precision: Precision | None = None
+    """Of the decoder, whose embeddings alone are looked at; None: what the device is quick in."""
     reader: FrozenReaderConfig = field(default_factory=FrozenReaderConfig)
     documents: tuple[str, ...] = ("emma", "mansfield-park", "persuasion", "sense-and-sensibility")
     """What is trained on: see `corpus.documents`."""

@@ -147,7 +147,7 @@ class FrozenReader:
             part.eval()
 
 
-def new_reader(config: FrozenReaderConfig, device: str, precision: Precision) -> FrozenReader:
+def new_reader(config: FrozenReaderConfig, device: str, precision: Precision | None) -> FrozenReader:
     """A reader whose own nets are untrained. Raises what `open_decoder` and `load_pooled` raise."""
     decoder = open_decoder(config.decoder, device, precision, config.sink)
     gists, _ = load_pooled(pooled_folder(config.gists), decoder)
@@ -161,7 +161,7 @@ def is_reader(folder: Path) -> bool:
     return (folder / _DESCRIPTION).is_file()
 
 
-def load_reader(folder: Path, device: str = "cpu", precision: Precision = "bfloat16") -> FrozenReader:
+def load_reader(folder: Path, device: str = "cpu", precision: Precision | None = None) -> FrozenReader:
     """What `save` wrote, with its decoder and gists.
 
     Raises CheckpointError for a folder that is missing, damaged, newer, or of another decoder; BackendUnavailableError
