@@ -16,6 +16,7 @@ Windows of one segment are no independent samples: intervals are over segments.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -348,15 +349,19 @@ class _Windows:
         return levels
 
     def _entries(self, name: str) -> CacheEntries:
-        """Gists (L, N, Hkv, D) of the blocks of all segments that hold a distant one."""
+        """Gists (L, N, Hkv, D) of the blocks of all segments, as far as distant ones are among them.
+
+        The rest is not read: what a block's gist is does not depend on the blocks behind it.
+        """
         if name not in self._gists:
             shape = self.shape
-            ends = int(self.starts.max()) + shape.far_blocks + shape.distant_blocks
-            read = [
-                self.reader.read(piece).gists[name]
-                for at, piece in enumerate(self.pieces)
-                if at * self.config.segment_blocks < ends
+            tokens = (int(self.starts.max()) + shape.far_blocks + shape.distant_blocks) * shape.block_size
+            wanted = [
+                piece[: tokens - before]
+                for piece, before in zip(self.pieces, itertools.count(0, len(self.pieces[0])), strict=False)
+                if before < tokens
             ]
+            read = [self.reader.read(piece).gists[name] for piece in wanted]
             self._gists[name] = CacheEntries(
                 torch.cat([one.keys for one in read], dim=1), torch.cat([one.values for one in read], dim=1)
             )

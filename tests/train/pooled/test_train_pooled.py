@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 from models.huggingface.hf_toys import save_model
+from safetensors.torch import load_file
 
 from megacontext.config import from_mapping
 from megacontext.errors import CheckpointError, ConfigError
@@ -38,13 +39,26 @@ def models(recipe, tmp_path_factory):
     return [trained(recipe, runs, **change) for change in changes]
 
 
-def test_the_gists_that_ship_are_whole_and_say_how_they_were_made():
-    folder = pooled_folder("smollm2-pooled")
+@pytest.mark.parametrize("name", ["smollm2-pooled", "smollm2-pooled-lod2"])
+def test_the_gists_that_ship_are_whole_and_say_how_they_were_made(name):
+    folder = pooled_folder(name)
     described = json.loads((folder / "pooled.json").read_text())
     weights = (folder / "pooled.safetensors").read_bytes()
     assert described["weights_blake2b"] == hashlib.blake2b(weights, digest_size=16).hexdigest()
-    _, config = load_training("smollm2-pooled", {})
+    _, config = load_training(name, {})
     assert from_mapping(PooledTrainConfig, described["recipe"], where=str(folder)) == config
+
+
+def test_the_second_level_that_ships_stands_on_the_first_that_ships():
+    below, both = (
+        load_file(pooled_folder(name) / "pooled.safetensors")
+        for name in ("smollm2-pooled", "smollm2-pooled-lod2")
+    )
+    assert below.keys() < both.keys() and all(torch.equal(both[name], one) for name, one in below.items())
+    assert all(one.isfinite().all() for one in both.values())
+    first = json.loads((pooled_folder("smollm2-pooled") / "pooled.json").read_text())
+    second = json.loads((pooled_folder("smollm2-pooled-lod2") / "pooled.json").read_text())
+    assert second["initial"]["weights_blake2b"] == first["weights_blake2b"]
 
 
 def test_both_stages_learn(models):
