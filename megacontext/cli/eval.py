@@ -41,11 +41,12 @@ class EvalOptions:
     And of plain text, where no question is asked (options: model, book, n, set, out, json):
 
     - delta-nll: what it costs the next tokens that a distant span is read as gists.
+    - gist-kinds: what each kind of gist costs, and what it is worth on one base.
     - substitutability: which spans a gist can stand for, and how different gists are.
     """
 
     suite: Annotated[str, tyro.conf.Positional]
-    """needles, facts, mqar, variables, babi, counting, focus-audit, delta-nll or substitutability."""
+    """needles, facts, mqar, variables, babi, counting, focus-audit, delta-nll, gist-kinds or substitutability."""
     model: tuple[str, ...] | None = None
     """A folder in data/, or the path of a folder, with trained parts; else tiny. Suites of plain text take several."""
     book: str | None = None

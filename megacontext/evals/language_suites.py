@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megacontext.evals.delta_nll import DeltaNllConfig, prepare_delta, run_delta
+from megacontext.evals.gist_kinds import GistKindsConfig, prepare_kinds, run_kinds
 from megacontext.evals.substitutability import (
     SubstitutabilityConfig,
     prepare_substitutability,
@@ -29,5 +30,6 @@ class LanguageSuite:
 
 LANGUAGE_SUITES = {
     "delta-nll": LanguageSuite(DeltaNllConfig, prepare_delta, run_delta),
+    "gist-kinds": LanguageSuite(GistKindsConfig, prepare_kinds, run_kinds),
     "substitutability": LanguageSuite(SubstitutabilityConfig, prepare_substitutability, run_substitutability),
 }
