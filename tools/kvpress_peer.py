@@ -21,6 +21,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+PRECISION = "float32"
+"""Of the decoder: what a CPU without units for bfloat16 is quick in."""
 PRESSES = ("StreamingLLMPress", "KnormPress", "SnapKVPress", "ExpectedAttentionPress", "TOVAPress")
 ANSWER_TOKENS = 24
 
@@ -56,7 +58,9 @@ def press(cases: Path, model: str, names: list[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-    decoder = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16, local_files_only=True).eval()
+    decoder = AutoModelForCausalLM.from_pretrained(
+        model, dtype=getattr(torch, PRECISION), local_files_only=True
+    ).eval()
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     for line in cases.read_text(encoding="utf-8").splitlines():
         case = json.loads(line)
