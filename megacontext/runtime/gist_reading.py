@@ -18,8 +18,10 @@ from megacontext.runtime.layout import Rows
 from megacontext.runtime.reading import Reading
 from megacontext.tree.memory import Memory
 
-QUERIES = 8
-"""Last tokens of a question whose attention counts."""
+QUERIES = 1
+"""Last tokens of a question whose attention counts: the one that the answer follows. Of 48 facts in two histories of 4k
+tokens (training's names) it had the needed block among the first six for .90, as the last 4 had; the last 8 for .85.
+The maximum over heads in place of the mean, or the last layer alone, differed by less than so few can tell."""
 
 
 class AttentionToGists:

@@ -8,6 +8,7 @@ from toys import K, ids_of, model_config, random_bundle
 from megacontext.errors import ConfigError
 from megacontext.focus.context import WorkingContext
 from megacontext.models.attention_mass import AttentionWatch
+from megacontext.runtime import gist_reading
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.gist_reading import AttentionToGists
 from megacontext.runtime.session import FocusConfig, Session
@@ -44,8 +45,9 @@ def parts_of(bundle, memory, **changes):
     return ScorerParts(**(given | changes))
 
 
-def test_all_gists_read_flat_are_a_context_of_gists_alone(bundle_of):
-    """The reader against the session's own way of reading a context and watching it."""
+def test_all_gists_read_flat_are_a_context_of_gists_alone(bundle_of, monkeypatch):
+    """The reader against the session's own way of reading a context and watching its last tokens."""
+    monkeypatch.setattr(gist_reading, "QUERIES", 8)
     memory, prompt = memory_of(bundle_of, ids_of(12 * K)), ids_of(9, seed=1)
     session = Session(bundle_of, memory, FocusConfig(budget=64))
     context = WorkingContext(np.ones(12, dtype=np.int64), np.arange(12), 12 * K, K)
