@@ -27,6 +27,8 @@ class EvalLanguage:
     config: Annotated[LanguageConfig, tyro.conf.arg(name="")] = field(default_factory=LanguageConfig)
     kept: Path | None = None
     """Folder where gists of segments are kept, so that an interrupted measurement, or another one, reads none twice."""
+    resume: Path | None = None
+    """Folder of an interrupted run that goes on, with the same options."""
     out: Path | None = None
     """Folder of the run; else the first free of runs/eval-language, runs/eval-language-2, ..."""
     json: bool = False
@@ -38,12 +40,18 @@ class EvalLanguage:
             raise ConfigError(
                 f"a new run needs a free folder, {self.out} exists; choose another --out or delete it"
             )
+        if self.out is not None and self.resume is not None:
+            raise ConfigError("a run that goes on stays in its folder; leave --out out, or --resume")
         if self.kept is not None and self.kept.exists() and not self.kept.is_dir():
             raise ConfigError(f"--kept must be a folder, {self.kept} is a file; choose another")
-        prepared = prepare_language(self.config, self.kept)
         name = None if self.out is None else self.out.name
         runs = Path("runs") if self.out is None else self.out.parent
-        with RunFolder.create(runs, name, self.config, kind="eval-language", seed=self.config.seed) as run:
+        going_on = None if self.resume is None else RunFolder.reopen(self.resume, self.config)
+        prepared = prepare_language(self.config, self.kept)
+        folder = going_on or RunFolder.create(
+            runs, name, self.config, kind="eval-language", seed=self.config.seed
+        )
+        with folder as run:
             title = ", ".join(self.config.documents)
             run.note(
                 decoder_fingerprint=prepared.decoder.fingerprint,

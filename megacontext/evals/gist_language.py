@@ -17,6 +17,8 @@ Windows of one segment are no independent samples: intervals are over segments.
 from __future__ import annotations
 
 import itertools
+import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,8 @@ class LanguageConfig:
     sink: str = "<|endoftext|>"
     block_size: int = 32
     segment_blocks: int = 64
+    piece_blocks: int | None = None
+    """Blocks of a segment that are read together for its gists, 1 for every block alone; None: the whole segment."""
     distant_blocks: int = 12
     """Blocks that are read as gists, right before the raw tokens."""
     distant_parents: int = 0
@@ -103,6 +107,10 @@ class LanguageConfig:
             raise ConfigError(
                 f"a window takes {shape.blocks} blocks, {behind} of them behind the gists, and must fit "
                 f"{self.reach_segments} segments of {self.segment_blocks} blocks; raise one of the two"
+            )
+        if self.piece_blocks is not None and self.piece_blocks < 1:
+            raise ConfigError(
+                f"piece_blocks must be at least 1, got {self.piece_blocks}; 1 reads every block alone"
             )
         near = self.distant_blocks * self.block_size
         if self.reach_tokens is not None and self.reach_tokens <= near:
@@ -212,7 +220,15 @@ def prepare_language(config: LanguageConfig, kept: Path | None = None) -> Langua
     ).to(decoder.base.device)
     makers = {name: net for name, net in {MEAN: mean, **nets}.items() if isinstance(net, PooledCache)}
     # A window's own segments and those of the wrong one, while windows move on by one segment.
-    reader = SegmentReader(decoder, makers, config.block_size, kept, recent=2 * reach + 2)
+    reader = SegmentReader(
+        decoder,
+        makers,
+        config.block_size,
+        kept,
+        recent=2 * reach + 2,
+        piece_blocks=config.piece_blocks,
+        with_hidden=False,
+    )
     return LanguagePreparation(config, decoder, {MEAN: mean, **nets}, segments, ends, reader)
 
 
@@ -234,20 +250,43 @@ def _trained_on(description: dict[str, Any]) -> set[str]:
 
 
 def measure_language(prepared: LanguagePreparation, run: RunFolder) -> dict[str, Any]:
-    """Score every window by every arm; rows go into the run as windows.parquet and line by line."""
-    rows: list[dict[str, Any]] = []
+    """Score every window by every arm; rows go into the run as windows.parquet and line by line.
+
+    Segments whose lines the run holds already are not scored again.
+    """
     config = prepared.config
+    rows = _scored_before(run.path / "answers.jsonl", len(_starts(config)))
+    done = {row["segment"] for row in rows}
     with Progress(f"{config.genre}: segments", len(prepared.ends)) as progress:
+        progress.advance(steps=len(done))
         for number in prepared.ends:
+            if number in done:
+                continue
             for row in _segment_rows(prepared, number):
                 run.answer(row)
                 rows.append(row)
+            run.flush()
             progress.advance()
     frame = pl.DataFrame(rows)
     write_frame(run, "windows", frame)
     results = language_tables(frame, config)
     run.results(results)
     return results
+
+
+def _scored_before(lines: Path, windows: int) -> list[dict[str, Any]]:
+    """Rows of the segments of which all windows were written before the run was interrupted; other lines go."""
+    rows: list[dict[str, Any]] = []
+    for line in lines.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break  # the line that was being written
+    counts = Counter(row["segment"] for row in rows)
+    rows = [row for row in rows if counts[row["segment"]] == windows]
+    # In place: the run holds the file open, at its end whatever that is.
+    lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return rows
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from megacontext.errors import CheckpointError
 from megacontext.gistnet.pooled import PooledCache
-from megacontext.models.block_caches import SegmentCaches, read_segment
+from megacontext.models.block_caches import SegmentCaches, read_apart, read_segment
 from megacontext.models.entries import CacheEntries
 from megacontext.runtime.pooled_gists import FrozenDecoder
 
@@ -40,8 +40,8 @@ class SegmentGists:
     """(N * K,)."""
     gists: dict[str, CacheEntries]
     """By the net's name, (L, N, Hkv, D): LOD1."""
-    hidden: Tensor
-    """(N * K, E): what the decoder says behind the tokens of the segment."""
+    hidden: Tensor | None
+    """(N * K, E): what the decoder says behind the tokens of the segment; None where it was not asked for."""
 
 
 class SegmentReader:
@@ -54,11 +54,15 @@ class SegmentReader:
         block_size: int,
         kept: Path | None = None,
         recent: int = 0,
+        piece_blocks: int | None = None,
+        with_hidden: bool = True,
     ):
         """`kept`: a folder for what is made, which need not exist; None keeps nothing beyond the process.
 
-        The last `recent` segments stay in memory.
+        The last `recent` segments stay in memory. `piece_blocks`: blocks of a segment that are read together; None:
+        all. Hidden states are always those of the whole segment, and left out without `with_hidden`.
         """
+        self._piece_blocks, self._with_hidden = piece_blocks, with_hidden
         self._recent: OrderedDict[bytes, SegmentGists] = OrderedDict()
         self._most_recent = recent
         self._decoder, self._nets, self._block_size, self._kept = decoder, dict(nets), block_size, kept
@@ -83,29 +87,39 @@ class SegmentReader:
 
     @torch.no_grad()
     def _read(self, ids: Tensor, caches: SegmentCaches | None) -> SegmentGists:
-        paths = {name: self._path(ids, digest) for name, digest in self._names.items()}
-        paths[_HIDDEN] = self._path(ids, _HIDDEN)
+        paths = {name: self._path(ids, (digest, self._piece_blocks)) for name, digest in self._names.items()}
+        if self._with_hidden:
+            paths[_HIDDEN] = self._path(ids, (_HIDDEN, None))
         found = {name: self._load(path) for name, path in paths.items()}
-        if missing := [name for name, one in found.items() if one is None]:
-            if caches is None:
-                caches = read_segment(self._decoder.base, ids, self._block_size, self._decoder.sink_id)
-            for name in missing:
-                if name == _HIDDEN:
-                    made = {"hidden": caches.hidden}
-                else:
-                    blocks = caches.blocks
-                    keys, values = self._nets[name](blocks.keys, blocks.values, self._decoder.base.turn)
-                    made = {"keys": keys, "values": values}
-                found[name] = {part: one.to(torch.float16) for part, one in made.items()}
-                self._save(paths[name], found[name])
+        missing = [name for name, one in found.items() if one is None]
+        for name, made in self._made(ids, missing, caches):
+            found[name] = {part: one.to(torch.float16) for part, one in made.items()}
+            self._save(paths[name], found[name])
         kind = self._decoder.base.embed(ids[:1]).dtype
         whole = {
             name: {part: one.to(kind) for part, one in (parts or {}).items()} for name, parts in found.items()
         }
-        hidden = whole.pop(_HIDDEN)["hidden"]
+        hidden = whole.pop(_HIDDEN, {}).get("hidden")
         return SegmentGists(ids, {name: CacheEntries(**parts) for name, parts in whole.items()}, hidden)
 
-    def _path(self, ids: Tensor, made_by: str) -> Path | None:
+    def _made(
+        self, ids: Tensor, wanted: list[str], caches: SegmentCaches | None
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """What is wanted of a segment, which is read no oftener than that takes."""
+        base, about = self._decoder.base, (self._block_size, self._decoder.sink_id)
+        apart, nets = self._piece_blocks, [name for name in wanted if name != _HIDDEN]
+        if wanted and caches is None and (apart is None or _HIDDEN in wanted):
+            caches = read_segment(base, ids, *about)
+        if _HIDDEN in wanted:
+            assert caches is not None
+            yield _HIDDEN, {"hidden": caches.hidden}
+        if nets:
+            blocks = caches.blocks if apart is None else read_apart(base, ids, *about, apart)
+            for name in nets:
+                keys, values = self._nets[name](blocks.keys, blocks.values, base.turn)
+                yield name, {"keys": keys, "values": values}
+
+    def _path(self, ids: Tensor, made_by: tuple[str, int | None]) -> Path | None:
         if self._kept is None:
             return None
         decoder = self._decoder

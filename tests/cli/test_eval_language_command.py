@@ -8,6 +8,7 @@ import tyro
 from models.huggingface.hf_toys import TEXT, save_model
 
 from megacontext.cli import main
+from megacontext.evals import gist_language
 from workbench.commands import EvalLanguage
 
 
@@ -66,6 +67,39 @@ def test_a_measurement_ends_in_a_report_with_its_tables(place, capsys):
         "a.txt",
     ):
         assert words in html
+
+
+@pytest.mark.parametrize("damage", ["", '{"segment": 1, "docum', '{"segment": 77, "drop": 1.0}\n'])
+def test_an_interrupted_measurement_goes_on_where_it_stopped(place, capsys, monkeypatch, tmp_path, damage):
+    whole = options(place, "--windows", "2", "--out", str(tmp_path / "whole"), "--json")
+    assert main(whole) == 0
+    expected = json.loads(capsys.readouterr().out)
+    stopped = tmp_path / "stopped"
+    own, scored = gist_language._segment_rows, []
+
+    def interrupted(prepared, number):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(number)
+        return own(prepared, number)
+
+    monkeypatch.setattr(gist_language, "_segment_rows", interrupted)
+    assert main(options(place, "--windows", "2", "--out", str(stopped))) == 130
+    monkeypatch.setattr(gist_language, "_segment_rows", lambda *a: scored.append(a[1]) or own(*a))
+    with (stopped / "answers.jsonl").open("a") as lines:
+        lines.write(damage)
+    assert main(options(place, "--windows", "2", "--resume", str(stopped), "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(scored) == len(set(scored)) == 4, "no segment is scored twice"
+    assert found["arms"] == expected["arms"] and found["windows"] == expected["windows"]
+    written = [json.loads(line) for line in (stopped / "answers.jsonl").read_text().splitlines()]
+    assert written == [
+        json.loads(line) for line in (tmp_path / "whole" / "answers.jsonl").read_text().splitlines()
+    ]
+    assert main(options(place, "--windows", "3", "--resume", str(stopped))) == 2
+    assert "goes on with its own recipe" in capsys.readouterr().err
+    assert main(options(place, "--resume", str(stopped), "--out", str(tmp_path / "new"))) == 2
+    assert "leave --out out" in capsys.readouterr().err
 
 
 def test_gists_of_segments_are_kept_where_they_are_asked_for(place, capsys):

@@ -52,10 +52,7 @@ def test_a_plan_of_what_is_no_pretraining_is_refused(capsys):
 
 def test_an_unknown_trainer_is_answered_with_those_that_exist(capsys):
     assert main(["train", "tiny-cpu", "--set", "trainer=pretain"]) == 2
-    assert (
-        "unknown trainer 'pretain'; did you mean 'pretrain'? known are "
-        in capsys.readouterr().err
-    )
+    assert "unknown trainer 'pretain'; did you mean 'pretrain'? known are " in capsys.readouterr().err
 
 
 def test_one_key_makes_a_vanilla_run_a_mega_run_over_the_same_tokens(place, capsys):

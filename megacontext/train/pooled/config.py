@@ -64,6 +64,8 @@ class PooledTrainConfig:
     block_size: int = 32
     segment_blocks: int = 64
     """Blocks that are read together: what a block's keys and values are computed from."""
+    piece_blocks: int | None = None
+    """Less than that for the gists: a segment's pieces of so many blocks are read apart. None: the whole segment."""
     segments: int | None = None
     """How many of the segments are trained on, drawn by the seed, and gone round; None: all that there are."""
     initial: str = ""
@@ -88,7 +90,9 @@ class PooledTrainConfig:
             raise ConfigError("a constant prefix is trained in the second stage alone; raise distill.steps")
         distill = self.distill
         counts = {"matching.queries": self.matching.queries, "distill.windows": distill.windows}
-        counts |= {"save_every": self.save_every, "segments": 1 if self.segments is None else self.segments}
+        counts |= {"save_every": self.save_every}
+        given = {"segments": self.segments, "piece_blocks": self.piece_blocks}
+        counts |= {name: 1 if count is None else count for name, count in given.items()}
         if small := [f"{name} = {count}" for name, count in counts.items() if count < 1]:
             raise ConfigError(f"{', '.join(counts)} must be at least 1, got {', '.join(small)}; raise it")
         if min(distill.raw_tokens, distill.scored_tokens) < 1 or self.block_size < 2:

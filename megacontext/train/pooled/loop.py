@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from megacontext.corpus.documents import Document, cut_segments, load_documents
 from megacontext.errors import ConfigError
 from megacontext.gistnet.constant import ConstantPrefix
 from megacontext.gistnet.pooled import PooledCache
-from megacontext.models.block_caches import read_segment
+from megacontext.models.block_caches import SegmentCaches, read_apart, read_segment
 from megacontext.models.entries import CacheEntries
 from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.progress import Progress
@@ -116,7 +116,13 @@ class _Training:
         self.reader: SegmentReader | None = None
         """Of what the levels below make, for a level above."""
         if len(net.levels) > 1:
-            self.reader = SegmentReader(data.decoder, {_BELOW: net}, config.block_size, folder / "segments")
+            self.reader = SegmentReader(
+                data.decoder,
+                {_BELOW: net},
+                config.block_size,
+                folder / "segments",
+                piece_blocks=config.piece_blocks,
+            )
         self.began = time.perf_counter()
         self.done = 0
         self.told: dict[str, list[float]] = {"matching": [], "distill": [], "distill_ce": []}
@@ -139,7 +145,7 @@ class _Training:
 
     def _constant(self, net: PooledCache) -> ConstantPrefix:
         """Starts as the means of some text's blocks."""
-        caches = read_segment(self.base, self._segment(0), net.block_size, self.sink_id)
+        caches = self._read(self._segment(0))
         count = self.config.distill.distant_blocks
         with torch.no_grad():
             keys, values = net(caches.blocks.keys[:, :count], caches.blocks.values[:, :count], self.base.turn)
@@ -148,6 +154,19 @@ class _Training:
     def _segment(self, number: int) -> Tensor:
         ids = self.segments[number % len(self.segments)].astype(np.int64)
         return torch.from_numpy(ids).to(self.base.device)
+
+    def _read(self, ids: Tensor) -> SegmentCaches:
+        """A segment's caches, with those of its blocks that gists are made of."""
+        caches = read_segment(self.base, ids, self.config.block_size, self.sink_id)
+        apart = self._apart(ids)
+        return caches if apart is None else replace(caches, blocks=apart)
+
+    def _apart(self, ids: Tensor) -> CacheEntries | None:
+        """Caches of a segment's blocks that were read in pieces; None where the segment is one."""
+        pieces = self.config.piece_blocks
+        if pieces is None:
+            return None
+        return read_apart(self.base, ids, self.config.block_size, self.sink_id, pieces)
 
     def run(self) -> tuple[nn.Module, dict[str, Any]]:
         config = self.config
@@ -243,7 +262,7 @@ class _Training:
         queries, ids = self.config.matching.queries, self._segment(number)
         read = watch_segment(self.base, ids, self.net.block_size, self.sink_id)
         if self.reader is None:
-            return matching_loss(self.base, self.net, read, queries, self.chance)
+            return matching_loss(self.base, self.net, read, queries, self.chance, self._apart(ids))
         gists = self.reader.read(ids, read.caches).gists[_BELOW]
         return parent_matching_loss(self.base, self.net, gists, read, queries, self.chance)
 
@@ -264,7 +283,7 @@ class _Training:
         """The windows' gists, and of the segment the hidden states (T, E) and the sink."""
         blocks = shape.gist_blocks(starts)
         if self.reader is None:
-            caches = read_segment(self.base, ids, shape.block_size, self.sink_id)
+            caches = self._read(ids)
             return pooled_gists(self.net, self.base, caches, blocks), caches.hidden, caches.sink
         assert isinstance(self.net, PooledCache)
         read = self.reader.read(ids)

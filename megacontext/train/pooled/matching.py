@@ -49,11 +49,17 @@ def watch_segment(base: HuggingFaceBase, ids: Tensor, block_size: int, sink_id: 
 
 
 def matching_loss(
-    base: HuggingFaceBase, net: PooledCache, read: WatchedSegment, queries: int, chance: torch.Generator
+    base: HuggingFaceBase,
+    net: PooledCache,
+    read: WatchedSegment,
+    queries: int,
+    chance: torch.Generator,
+    blocks_read: CacheEntries | None = None,
 ) -> Tensor:
     """Squared error of attention's outputs over their mean square, meaned over heads and layers; a scalar.
 
-    Queries stand at `queries` places drawn by `chance`, blocks are gists of LOD1.
+    Queries stand at `queries` places drawn by `chance`, blocks are gists of LOD1: of `blocks_read` (L, N, K, Hkv, D),
+    where the blocks were read in another way than the tokens that are to be met.
     """
     tokens, blocks = _Places.of(read, net.block_size)
     first_place = min(len(tokens.at) // 4, 16 * net.block_size)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from megacontext.errors import ConfigError
+from megacontext.errors import ConfigError, ShapeError
 from megacontext.gistnet.constant import ConstantPrefix
 from megacontext.gistnet.pooled import PooledCache, PooledCacheConfig
-from megacontext.models.block_caches import read_segment
+from megacontext.models.block_caches import read_apart, read_segment
 from megacontext.models.entries import CacheEntries
 from megacontext.runtime.gist_windows import (
     WindowShape,
@@ -172,6 +172,29 @@ def test_a_constant_prefix_is_the_same_in_every_window(decoder, toy_folder):
     gists = pooled_gists(prefix, decoder.base, caches, shape_of(4).gist_blocks(torch.tensor([0, 3])))
     assert isinstance(gists, CacheEntries) and gists.keys.shape == (layers, 2, 4, heads, width)
     assert torch.equal(gists.keys[:, 0], gists.keys[:, 1])
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 8, 11])
+def test_pieces_of_a_segment_are_read_as_if_each_were_one(pieces, decoder, toy_folder):
+    whole = segment(decoder, toy_folder, 64)
+    apart = read_apart(decoder.base, whole, 8, decoder.sink_id, pieces)
+    assert apart.keys.shape[1:3] == (8, 8)
+    for first in range(0, 8, pieces):
+        alone = read_segment(decoder.base, whole[first * 8 : (first + pieces) * 8], 8, decoder.sink_id).blocks
+        stop = first + alone.keys.shape[1]
+        torch.testing.assert_close(apart.keys[:, first:stop], alone.keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(apart.values[:, first:stop], alone.values, atol=1e-5, rtol=1e-5)
+    behind = read_segment(decoder.base, whole, 8, decoder.sink_id).blocks.values
+    assert torch.allclose(apart.values, behind, atol=1e-4) == (pieces >= 8), (
+        "left context changes what a block is"
+    )
+
+
+def test_there_are_no_pieces_of_no_blocks(decoder, toy_folder):
+    with pytest.raises(ShapeError, match="at least 1 block, got 0"):
+        read_apart(decoder.base, segment(decoder, toy_folder, 16), 8, decoder.sink_id, 0)
+    with pytest.raises(ShapeError, match="whole blocks of 8"):
+        read_apart(decoder.base, segment(decoder, toy_folder, 17), 8, decoder.sink_id, 1)
 
 
 def test_a_segment_is_read_behind_the_sink_alone_whatever_stands_around_it(decoder, toy_folder):

@@ -185,6 +185,20 @@ def test_a_training_goes_on_only_from_a_whole_state_of_its_own_recipe(recipe, mo
         kind.train(config, Order(runs=tmp_path, resume=damaged))
 
 
+@pytest.mark.parametrize("second_level", [False, True])
+def test_gists_of_blocks_that_were_read_alone_are_other_gists(
+    second_level, recipe, models, levels, decoder, tmp_path
+):
+    changes = {"piece_blocks": 1}
+    if second_level:
+        changes |= {"initial": str(models[0].model), "segments": 5, "matching.steps": 40, **SECOND_LEVEL}
+    outcome = trained(recipe, tmp_path, **changes)
+    own, _ = load_pooled(outcome.model, decoder)
+    whole, _ = load_pooled((levels if second_level else models[0]).model, decoder)
+    assert (own.levels[-1].linear != whole.levels[-1].linear).any()
+    assert outcome.metrics["matching_last"] < outcome.metrics["matching_first"]
+
+
 def language(toy_folder, models, **changes):
     given = {
         "gists": tuple(str(outcome.model) for outcome in models),
@@ -276,6 +290,19 @@ def test_windows_of_both_levels_ask_what_the_far_one_gives(levels, toy_folder, t
         assert (frame[arm] != frame["gist-0"]).all()
 
 
+def test_what_blocks_are_read_with_changes_gists_and_nothing_else(models, toy_folder, tmp_path):
+    """Pieces of the whole segment are the segment; blocks alone are others, in the same windows."""
+    kept = tmp_path / "kept"
+    _, whole = measured(language(toy_folder, models[:1]), tmp_path, kept)
+    _, same = measured(language(toy_folder, models[:1], piece_blocks=12), tmp_path, kept)
+    _, alone = measured(language(toy_folder, models[:1], piece_blocks=1), tmp_path, kept)
+    plain = ["start_block", "full", "drop", "none", "mean-embedding"]
+    assert whole.select(plain).equals(alone.select(plain))
+    for arm in ("gist-0", "wrong-gist-0", "mean-cache"):
+        assert whole[arm].to_numpy() == pytest.approx(same[arm].to_numpy(), abs=1e-3)
+        assert (whole[arm] != alone[arm]).all()
+
+
 def test_a_node_of_the_wrong_document_changes_the_far_level_only(levels, toy_folder, tmp_path):
     """Where the wrong gists are the right ones, the arms say the same: nothing else differs."""
     config = both_levels(toy_folder, levels, arms=("drop", "gist", "far-wrong", "wrong"))
@@ -324,6 +351,7 @@ def test_what_was_kept_of_segments_is_not_read_again(levels, toy_folder, tmp_pat
         ({"distant_blocks": 0, "distant_parents": 0}, "1 distant block or parent"),
         ({"arms": ("gist",)}, "add drop"),
         ({"arms": ("drop", "mean-embedding")}, "leave mean-embedding out"),
+        ({"piece_blocks": 0}, "piece_blocks must be at least 1"),
         ({"reach_tokens": 16}, "reach_tokens must be beyond the 16 tokens"),
         ({"distant_blocks": 3, "raw_tokens": 32}, "none of which lets them end"),
         ({"reach_segments": 60, "distant_parents": 80}, "within the decoder's window of 512 tokens"),
@@ -378,7 +406,8 @@ def test_arms_without_gists_score_what_the_decoder_says_itself(decoder, toy_fold
         ({"constant": True, "distill.steps": 0}, "trained in the second stage"),
         ({"segment_blocks": 6}, "must fit a segment"),
         ({"sink": "no such token"}, "one token"),
-        ({"segments": 0}, "segments must be at least 1"),
+        ({"piece_blocks": 0}, "got piece_blocks = 0"),
+        ({"segments": 0}, "got segments = 0"),
         ({"distill.fewest_blocks": 5}, "a window needs a gist"),
         ({"distill.distant_blocks": 0}, "a window needs a gist"),
         ({"distill.distant_parents": 1}, "a second level is trained in windows that have it"),
