@@ -31,6 +31,7 @@ def save_parts(folder: Path) -> FrozenReaderConfig:
         sink=SINK,
         block_size=K,
         segment_blocks=4,
+        levels=2,
         gists=str(folder / "gists"),
         address=AddressNetConfig(address_width=16, width=32, heads=2, left_tokens=4),
         lens=LensNetConfig(width=16, heads=2),

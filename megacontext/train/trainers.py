@@ -18,6 +18,7 @@ from megacontext.errors import ConfigError
 from megacontext.registry import Registry
 from megacontext.runtime.pooled_gists import save_pooled
 from megacontext.runtime.run import RunFolder, write_json
+from megacontext.train.curves import ship_curve
 from megacontext.train.gist_tokens.config import GistTokensTrainConfig
 from megacontext.train.gist_tokens.loop import load_gist_tokens_data, train_gist_tokens
 from megacontext.train.gists.config import GistTrainConfig
@@ -189,6 +190,7 @@ def _train_reader(config: ReaderTrainConfig, order: Order) -> Outcome:
         metrics = train_reader(config, data, run.telemetry)
         out = order.out or run.path / "model"
         data.reader.save(out, recipe=to_mapping(config), metrics=metrics)
+        ship_curve(run, out)
         run.results({"metrics": metrics})
     return Outcome(run=run.path, model=out, metrics=metrics)
 

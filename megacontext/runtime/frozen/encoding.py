@@ -161,7 +161,7 @@ def gists_of(reader: FrozenReader, memory: Memory) -> GistSource:
             f"a memory that is only read must hold the reader's gist version {gists.fingerprint}, "
             f"{memory.history.label} does not; open it once for writing, or use the reader that it was made with"
         )
-    return GistSource(memory.reading(version.number, gists), gists.levels)
+    return GistSource(memory.reading(version.number, gists), min(gists.levels, reader.config.levels))
 
 
 def _identity(reader: FrozenReader, encoder: str) -> Identity:

@@ -53,8 +53,12 @@ class FrozenReaderConfig:
     sink: str = "<|endoftext|>"
     """The token that stands before everything."""
     block_size: int = 32
-    segment_blocks: int = 64
-    """Blocks that the decoder reads together where their gists are made."""
+    segment_blocks: int = 32
+    """Blocks that the decoder reads together where their gists are made: 32 are what an opened gist of the second level
+    shows, so one place of a context costs one reading."""
+    levels: int = 1
+    """Highest level of gists that is read, if they are learnt so far; 0: tokens alone. A gist of the second level costs
+    a reading of 1,024 tokens, and an opened one of the third shows 32 of them."""
     gists: str = "smollm2-pooled"
     """Pooled gists: a folder in data/, or the path of one."""
     positions: PositionPolicy = "context"
@@ -62,10 +66,10 @@ class FrozenReaderConfig:
     lens: LensNetConfig = field(default_factory=LensNetConfig)
 
     def __post_init__(self) -> None:
-        if self.block_size < 2 or self.segment_blocks < 1:
+        if self.block_size < 2 or self.segment_blocks < 1 or self.levels < 0:
             raise ConfigError(
-                "a frozen reader needs block_size >= 2 and segment_blocks >= 1, got "
-                f"{self.block_size} and {self.segment_blocks}"
+                "a frozen reader needs block_size >= 2, segment_blocks >= 1 and levels >= 0, got "
+                f"{self.block_size}, {self.segment_blocks} and {self.levels}"
             )
 
 

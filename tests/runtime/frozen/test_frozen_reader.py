@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from frozen_toys import SINK
+from frozen_toys import SINK, random_reader
 from toys import K
 
 from megacontext.errors import BudgetError, CheckpointError, ConfigError, TreeFormatError
@@ -192,6 +192,14 @@ def test_levels_that_the_net_has_not_learnt_are_left_out_and_their_places_stay_e
     assert reading.cost == cover.cost + around - left_out
     assert reading.positions[-1] == cover.cost + around - 1
     assert not memory.history.has("gists.2", 3, np.array([0])).any()
+
+
+def test_a_reader_may_leave_out_levels_that_are_learnt(config, memory):
+    for levels, lowest in ((0, 0), (1, 1), (2, 2)):
+        made = random_reader(replace(config, levels=levels))
+        session, prompt = session_of(made, memory), made.tokenizer.encode(QUESTION)
+        reading = session.read(WorkingContext.cover(memory.num_tokens, K), prompt)
+        assert reading.rows.lod.max() == lowest and len(reading.cached_slots) == (reading.rows.lod > 0).sum()
 
 
 def test_a_history_that_fits_is_read_as_the_decoder_itself_reads_it(reader):
