@@ -137,7 +137,8 @@ def lay_out(
     lod = np.concatenate([lod, np.zeros_like(prompt)])
     index = np.concatenate([index, prompt])
     width = context.block_size**lod
-    return Rows(lod, index, entry_positions(index * width, (index + 1) * width, policy))
+    start = index * width
+    return Rows(lod, index, entry_positions(start, start + width, policy, context.block_size))
 
 
 def context_room(room: int, context: WorkingContext, layout: str) -> int:

@@ -392,8 +392,10 @@ class LiveSession:
 
     def next_token(self, token: int, number: int) -> NextToken:
         """`token` as the `number`-th of the history, behind what the cache holds."""
-        by_place = self.session.bundle.config.positions == "context"
-        return NextToken(token, number, float(len(self.cache) if by_place else number))
+        if self.session.bundle.config.positions == "global":
+            return NextToken(token, number, float(number))
+        places = self.cache.rows.position
+        return NextToken(token, number, float(places[-1] + 1) if len(places) else 0.0)
 
     def share(self, cache: ContextCache) -> None:
         """Read into `cache` from now on, an empty one with room for the budget."""

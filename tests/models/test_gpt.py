@@ -275,4 +275,7 @@ def test_an_unknown_dialect_is_answered_with_those_that_exist():
 def test_positions_count_places_or_the_centres_of_spans():
     start, stop = np.array([0, 1024, 1056, 1057]), np.array([1024, 1056, 1057, 1058])
     assert entry_positions(start, stop, "context").tolist() == [0, 1, 2, 3]
+    # Tokens stand one apart whatever stands before them; gists take a block's places, and stand in the middle.
+    assert entry_positions(start, stop, "spread", 32).tolist() == [15.5, 47.5, 64, 65]
+    assert entry_positions(start[2:], stop[2:], "spread").tolist() == [0, 1]
     assert entry_positions(start, stop, "global").tolist() == [511.5, 1039.5, 1056, 1057]
