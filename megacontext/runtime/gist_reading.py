@@ -1,7 +1,9 @@
 """Reading gists of a tree with a question behind them, to see which of them the question attends to.
 
 The gists are of any kind that a memory stores, and of any levels; they stand in the order of time, side by side, with
-the question right behind them, as in a context that holds nothing else. Positions follow the model's policy.
+the question right behind them, as in a context that holds nothing else. Positions follow the model's policy, but where
+it counts places, no gist stands farther from the question than `REACH`: a history has more gists than any context that
+the model was trained on, and attention over distances that it never met finds nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ QUERIES = 1
 """Last tokens of a question whose attention counts: the one that the answer follows. Of 48 facts in two histories of 4k
 tokens (training's names) it had the needed block among the first six for .90, as the last 4 had; the last 8 for .85.
 The maximum over heads in place of the mean, or the last layer alone, differed by less than so few can tell."""
+
+
+REACH = 64.0
+"""Positions that all gists share, evenly, once there are more. Of 24 facts among 522 blocks (held-out names) attention
+had the needed block among the first six for .92, with one position a gist for less than .83."""
 
 
 class AttentionToGists:
@@ -53,6 +60,9 @@ class AttentionToGists:
             np.concatenate(((index + 1) * width, asked + 1)),
             self._policy,
         )
+        if self._policy == "context" and count > REACH:
+            positions[:count] *= REACH / count
+            positions[count:] += REACH - count
         rows = Rows(np.concatenate((lod, np.zeros_like(asked))), np.concatenate((index, asked)), positions)
         every = np.concatenate((np.full(count, NO_TOKEN, dtype=np.int64), ids.astype(np.int64)))
         slots, gists = np.arange(count), memory.gists_at(lod, index)

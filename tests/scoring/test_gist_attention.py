@@ -58,6 +58,16 @@ def test_all_gists_read_flat_are_a_context_of_gists_alone(bundle_of, monkeypatch
     np.testing.assert_allclose(session_scorer.block_values(Question(number=0, ids=prompt)), wanted, atol=1e-6)
 
 
+def test_more_gists_than_the_reach_share_it_in_order(bundle_of):
+    count = int(gist_reading.REACH) + 9
+    memory, prompt = memory_of(bundle_of, ids_of(count * K)), ids_of(5, seed=2)
+    reader = reader_of(bundle_of, memory)
+    for few in (1, count - 9, count):
+        found = reader._reading(np.ones(few, dtype=np.int64), np.arange(few), prompt).positions
+        assert (np.diff(found) > 0).all() and found[0] == 0
+        assert found[few:].tolist() == [min(few, gist_reading.REACH) + at for at in range(5)]
+
+
 def test_masses_by_head_are_shares_whose_mean_is_the_mass(bundle_of):
     memory, prompt = memory_of(bundle_of, ids_of(6 * K)), ids_of(5, seed=2)
     reader, lod = reader_of(bundle_of, memory), np.ones(6, dtype=np.int64)
