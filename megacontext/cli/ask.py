@@ -31,13 +31,15 @@ class Ask:
     """Who says where detail is needed."""
     model: str = "tiny"
     """A folder in data/, or the path of a folder, with the trained parts that the memory was made with."""
+    levels: int | None = None
+    """Highest level of gists that a frozen decoder reads; default: as its reader says."""
     keep: bool = False
     """Keep the gists that a frozen decoder makes for the answer in the memory, so that the next one finds them."""
     json: bool = False
     """Print answer and passages as JSON."""
 
     def run(self) -> int:
-        parts = open_parts(self.model)
+        parts = open_parts(self.model, self.levels)
         if isinstance(parts, FrozenReader):
             memory, usual = open_memory(parts, self.memory, writable=self.keep), 640
         else:

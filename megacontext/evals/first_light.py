@@ -80,6 +80,8 @@ class FirstLightConfig:
     seed: int = 0
     model: str = "tiny"
     """A folder in data/, or the path of a folder, with a trained bundle or a frozen decoder's reader."""
+    levels: int | None = None
+    """Highest level of gists that a frozen decoder reads; None: as its reader says."""
     book: str = "pride-and-prejudice"
     """A shipped book, `shakespeare` for all his works, or the path of a text file. It must not have been trained on."""
     arms: tuple[str, ...] = ARMS
@@ -121,7 +123,7 @@ def prepare(config: FirstLightConfig) -> Preparation:
     Raises CheckpointError for the model, ConfigError for the book, BudgetError for a budget that some question and
     the coarsest cover of its history do not fit, BackendUnavailableError where an optional package is missing.
     """
-    bundle = open_parts(config.model)
+    bundle = open_parts(config.model, config.levels)
     works = load_shakespeare() if config.book == SHAKESPEARE else [load_book(config.book)]
     text = _Text.of(works, bundle.tokenizer)
     book = works[0] if len(works) == 1 else Book("Shakespeare's works", works[0].licence, "")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,10 @@ class FrozenReaderConfig:
     segment_blocks: int = 32
     """Blocks that the decoder reads together where their gists are made: 32 are what an opened gist of the second level
     shows, so one place of a context costs one reading."""
-    levels: int = 1
-    """Highest level of gists that is read, if they are learnt so far; 0: tokens alone. A gist of the second level costs
-    a reading of 1,024 tokens, and an opened one of the third shows 32 of them."""
+    levels: int = 0
+    """Highest level of gists that is read, if they are learnt so far; 0: tokens alone, which small models answer best
+    from (obsidian/Reading with a frozen decoder.md). A gist of the second level costs a reading of 1,024 tokens, and an
+    opened one of the third shows 32 of them."""
     gists: str = "smollm2-pooled"
     """Pooled gists: a folder in data/, or the path of one."""
     positions: PositionPolicy = "context"
@@ -195,13 +196,23 @@ def load_reader(folder: Path, device: str = "cpu", precision: Precision | None =
     return reader
 
 
-def open_parts(name_or_path: str) -> Bundle | FrozenReader:
+def open_parts(name_or_path: str, levels: int | None = None) -> Bundle | FrozenReader:
     """A trained bundle, or a frozen decoder's reader: by the name of what ships, or the path of a folder.
 
-    Raises what `Bundle.load` and `load_reader` raise.
+    `levels` of gists are read by the latter; None: as many as it says itself. Raises what `Bundle.load` and
+    `load_reader` raise, ConfigError for `levels` of a bundle, which reads all.
     """
     folder = reader_folder(name_or_path)
-    return load_reader(folder) if is_reader(folder) else Bundle.load(model_folder(name_or_path))
+    if is_reader(folder):
+        reader = load_reader(folder)
+        if levels is not None:
+            reader.config = replace(reader.config, levels=levels)
+        return reader
+    if levels is not None:
+        raise ConfigError(
+            f"levels are chosen for a frozen decoder, {name_or_path} is a bundle; leave them out"
+        )
+    return Bundle.load(model_folder(name_or_path))
 
 
 def reader_folder(name_or_path: str) -> Path:
