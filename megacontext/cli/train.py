@@ -18,7 +18,7 @@ from megacontext.train.trainers import Order, load_training
 
 @dataclass(frozen=True)
 class Train:
-    """Train by a recipe: `tiny` makes every part from scratch, `tiny-cpu` pretrains a base model on a CPU.
+    """Train by a recipe: `tiny` makes all parts, `tiny-joint` trains them on, `tiny-cpu` pretrains a base model.
 
     On several GPUs: torchrun --nproc_per_node=8 -m megacontext train RECIPE
     """

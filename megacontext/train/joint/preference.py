@@ -9,8 +9,9 @@ hundredths of a nat over some tens of tokens is noise, and every replaced positi
 already there. With a weight of 0.1 to 0.3 a neighbour that replaces all has to save that many nats a token, one that
 opens one block of a context of 240 positions a seventh of it; of two that are equally good, the one nearer by wins.
 
-LensNet's targets are the directions in which the better neighbour shows each entry: finer 1, coarser -1. Where no
-sibling is better, the directions that the siblings took are targets with their signs turned: stay. All edits of one
+LensNet learns the way there: in every context that the refocus went through on its way to the better neighbour, the
+target of an entry is the direction in which that neighbour shows it, finer 1, coarser -1. Where no sibling is better,
+the directions that the siblings took from the context are its targets with their signs turned: stay. All edits of one
 neighbour share its one difference, so this term says little about any single one; `counterfactual` measures those.
 """
 
@@ -25,6 +26,16 @@ from torch import Tensor
 
 from megacontext.focus.context import WorkingContext
 from megacontext.train.joint.sample import block_levels
+from megacontext.train.joint.siblings import Sibling
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What LensNet should say of one context."""
+
+    context: WorkingContext
+    targets: np.ndarray
+    """float32 (W,): 1 for more detail, -1 for less, 0 where nothing is said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +46,7 @@ class Preference:
     """Index of the better sibling; None for the context itself."""
     gain: float
     """By how much the regularised loss falls, nats a token; 0 where the context stays."""
-    targets: np.ndarray
-    """float32 (W,): 1 for more detail, -1 for less, 0 where nothing is said."""
+    lessons: tuple[Lesson, ...]
 
 
 def replaced(context: WorkingContext, other: WorkingContext) -> float:
@@ -57,22 +67,21 @@ def directions(context: WorkingContext, other: WorkingContext) -> np.ndarray:
 
 
 def prefer(
-    context: WorkingContext,
-    nats: float,
-    others: Sequence[WorkingContext],
-    their_nats: np.ndarray,
-    weight: float,
+    context: WorkingContext, nats: float, others: Sequence[Sibling], their_nats: np.ndarray, weight: float
 ) -> Preference:
     """The regularised argmin; `nats` and `their_nats` (n,) are a token's, on the same horizon."""
     if not others:
-        return Preference(None, 0.0, np.zeros(len(context), dtype=np.float32))
-    price = weight * np.array([replaced(context, other) for other in others])
+        return Preference(None, 0.0, ())
+    price = weight * np.array([replaced(context, other.context) for other in others])
     gains = nats - (their_nats + price)
     best = int(gains.argmax())
     if gains[best] > 0:
-        return Preference(best, float(gains[best]), directions(context, others[best]).astype(np.float32))
-    away = np.sum([directions(context, other) for other in others], axis=0)
-    return Preference(None, 0.0, -np.sign(away).astype(np.float32))
+        end = others[best].context
+        way = dict.fromkeys(step.context for step in others[best].steps if step.context != end)
+        lessons = [Lesson(seen, directions(seen, end).astype(np.float32)) for seen in way]
+        return Preference(best, float(gains[best]), tuple(lessons))
+    away = np.sum([directions(context, other.context) for other in others], axis=0)
+    return Preference(None, 0.0, (Lesson(context, -np.sign(away).astype(np.float32)),))
 
 
 def preference_loss(logits: Tensor, targets: Tensor) -> Tensor:

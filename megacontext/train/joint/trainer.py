@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from megacontext.errors import ConfigError
 from megacontext.evals.statistics import spearman
+from megacontext.focus.context import WorkingContext
 from megacontext.runtime.bundle import Bundle
 from megacontext.scoring.lens import collate
 from megacontext.train.joint.build import Tree, View, build, question_addresses, views
@@ -36,7 +37,7 @@ from megacontext.train.joint.horizon import Row, foretold, pack
 from megacontext.train.joint.passages import Passage, PassageSpec, Source
 from megacontext.train.joint.preference import prefer, preference_loss
 from megacontext.train.joint.sample import sample_contexts
-from megacontext.train.joint.siblings import siblings
+from megacontext.train.joint.siblings import Sibling, siblings
 from megacontext.train.optimisers import Group, Optimisers
 
 _TRIES = 100
@@ -54,6 +55,16 @@ class Phase:
     stop: int
     parts: tuple[str, ...]
     """Parts that learn in any of its stages."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A sampled context with its siblings, and which rows of the batch hold them."""
+
+    view: View
+    row: int
+    siblings: list[Sibling]
+    sibling_rows: list[int]
 
 
 def phases(stages: Sequence[StageConfig]) -> list[Phase]:
@@ -207,11 +218,10 @@ class JointTrainer:
         config, bundle, learn = self.config, self.bundle, stage.learn
         trees, addresses, seen = self._views(passages, gradient=True)
         rows: list[Row] = []
-        families: list[tuple[View, list[list[int]]]] = []
+        families: list[Family] = []
         for view in seen:
             tree, room = view.tree, stage.budget - len(view.ask.prompt)
-            place: dict[object, int] = {}
-            family = []
+            place: dict[WorkingContext, int] = {}
             for context in sample_contexts(tree.num_tokens, tree.block_size, room, stage.contexts, rng):
                 others = siblings(
                     context,
@@ -223,14 +233,13 @@ class JointTrainer:
                     max_steps=config.max_steps,
                     rng=rng,
                 )
-                numbers = []
                 for one in (context, *(other.context for other in others)):
                     if one not in place:
                         place[one] = len(rows)
                         rows.append(Row(tree, one, view.ask))
-                    numbers.append(place[one])
-                family.append(numbers)
-            families.append((view, family))
+                families.append(
+                    Family(view, place[context], others, [place[other.context] for other in others])
+                )
         with torch.set_grad_enabled(learn.base + learn.gistnet > 0):
             packed = pack(rows, bundle.base, bundle.config.positions)
             nats = foretold(bundle.base, packed)
@@ -278,31 +287,26 @@ class JointTrainer:
         return nats, {"address_loss_nats": nats.item(), "address_accuracy": found.float().mean().item()}
 
     def _preference_loss(
-        self, rows: Sequence[Row], nats: Tensor, families: Sequence[tuple[View, list[list[int]]]]
+        self, rows: Sequence[Row], nats: Tensor, families: Sequence[Family]
     ) -> tuple[Tensor, Figures]:
-        """Step preference, over every sampled context."""
+        """Step preference, over every sampled context that has siblings."""
         mean = nats.detach().sum(dim=1).double().numpy() / [len(row.ask.horizon) for row in rows]
         given, targets, gains = [], [], []
-        for view, family in families:
-            for own, *others in family:
-                context = rows[own].context
-                chosen = prefer(
-                    context,
-                    mean[own],
-                    [rows[other].context for other in others],
-                    mean[others],
-                    self.config.preference_price,
-                )
-                given.append(view.features(context))
-                targets.append(torch.from_numpy(chosen.targets))
-                gains.append(chosen.gain)
-        logits = self.bundle.lens(collate(given))
-        loss = preference_loss(logits, nn.utils.rnn.pad_sequence(targets, batch_first=True))
-        return loss, {
-            "lens_loss_nats": loss.item(),
+        for family in families:
+            context, price = rows[family.row].context, self.config.preference_price
+            chosen = prefer(context, mean[family.row], family.siblings, mean[family.sibling_rows], price)
+            given += [family.view.features(lesson.context) for lesson in chosen.lessons]
+            targets += [torch.from_numpy(lesson.targets) for lesson in chosen.lessons]
+            gains.append(chosen.gain)
+        figures = {
             "preferred_share": float(np.mean(np.array(gains) > 0)),
             "preferred_gain_nats": float(np.mean(gains)),
         }
+        if not given:
+            return nats.new_zeros(()), figures
+        logits = self.bundle.lens(collate(given))
+        loss = preference_loss(logits, nn.utils.rnn.pad_sequence(targets, batch_first=True))
+        return loss, figures | {"lens_loss_nats": loss.item()}
 
     def _counterfactual(
         self, stage: StageConfig, passages: Sequence[Passage], rng: np.random.Generator

@@ -13,7 +13,6 @@ from megacontext.errors import CheckpointError, ConfigError
 from megacontext.evals.statistics import spearman
 from megacontext.focus.context import WorkingContext
 from megacontext.runtime.bundle import Bundle
-from megacontext.train.joint import horizon
 from megacontext.train.joint import trainer as trainer_module
 from megacontext.train.joint.build import build, question_addresses, views
 from megacontext.train.joint.config import LearnConfig
@@ -377,7 +376,3 @@ def test_a_recipe_that_cannot_be_is_refused(wrong, message):
 def test_a_stage_that_cannot_be_is_refused(wrong, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(stage(), **wrong)
-
-
-def test_horizon_and_trainer_read_with_the_same_slice():
-    assert trainer_module.foretold is horizon.foretold

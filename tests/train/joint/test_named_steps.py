@@ -1,6 +1,7 @@
 """The named steps of a training step: what each promises, against brute force and against the deployed code."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from megacontext.train.joint.horizon import IGNORED, Row, foretold, nats_of, pac
 from megacontext.train.joint.passages import Ask, Passage, PassageSpec
 from megacontext.train.joint.preference import directions, prefer, preference_loss, replaced
 from megacontext.train.joint.sample import distance, recency_context, sample_contexts
-from megacontext.train.joint.siblings import blurred, siblings
+from megacontext.train.joint.siblings import Sibling, blurred, siblings
 from megacontext.tree import Memory
 
 ALLOCATOR = AllocatorConfig(protect_recent_tokens=K)
@@ -368,16 +369,25 @@ def test_replaced_counts_new_positions():
 
 def test_the_better_neighbour_must_earn_what_it_replaces():
     cover = WorkingContext.cover(3 * K, K)
-    others = [cover.edited_at(expand=[0]), cover.edited_at(expand=[1])]
-    price = 0.2 * K / (K + 2)
-    chosen = prefer(cover, 3.0, others, np.array([3.0 - price - 0.01, 2.9 - price]), 0.2)
+    ends = [cover.edited_at(expand=[0]), cover.edited_at(expand=[1, 2])]
+    middle = cover.edited_at(expand=[1])
+    others = [_sibling(cover, ends[0]), _sibling(cover, middle, ends[1])]
+    price, dear = 0.2 * K / (K + 2), 0.2 * 2 * K / (2 * K + 1)
+    chosen = prefer(cover, 3.0, others, np.array([3.0 - price - 0.01, 2.9 - dear]), 0.2)
     assert chosen.best == 1 and chosen.gain == pytest.approx(0.1)
-    assert chosen.targets.tolist() == [0, 1, 0]
+    assert [lesson.context for lesson in chosen.lessons] == [cover, middle], "all of the way, but its end"
+    assert [lesson.targets.tolist() for lesson in chosen.lessons] == [[0, 1, 1], [0, 0, 1]]
     kept = prefer(cover, 3.0, others, np.array([3.0 - price + 0.01, 3.5]), 0.2)
     assert kept.best is None and kept.gain == 0.0
-    assert kept.targets.tolist() == [-1, -1, 0], "not where the siblings went"
+    assert [lesson.targets.tolist() for lesson in kept.lessons] == [[-1, -1, -1]], (
+        "not where the siblings went"
+    )
     alone = prefer(cover, 3.0, [], np.zeros(0), 0.2)
-    assert alone.best is None and not alone.targets.any()
+    assert alone.best is None and not alone.lessons
+
+
+def _sibling(*way):
+    return Sibling(way[-1], tuple(SimpleNamespace(context=context) for context in way))
 
 
 def test_the_preference_loss_pulls_towards_its_targets_and_leaves_the_rest():
