@@ -31,6 +31,7 @@ class EvalOptions:
     """Measure what a model answers from a history that it cannot read whole, at one budget for all arms.
 
     - needles: facts at even depths of histories that grow.
+    - dense-needles: the same, with as many other needles in 1,000 tokens at every length.
     - facts: planted facts, half of them superseded.
     - mqar: associative recall, up to 1,024 pairs.
     - variables: a value handed on from person to person, among decoys.
@@ -46,7 +47,8 @@ class EvalOptions:
     """
 
     suite: Annotated[str, tyro.conf.Positional]
-    """needles, facts, mqar, variables, babi, counting, focus-audit, delta-nll, gist-kinds or substitutability."""
+    """needles, dense-needles, facts, mqar, variables, babi, counting, focus-audit, delta-nll, gist-kinds or
+    substitutability."""
     model: tuple[str, ...] | None = None
     """A folder in data/, or the path of a folder, with trained parts; else tiny. Suites of plain text take several."""
     book: str | None = None

@@ -97,6 +97,13 @@ SUITES.register("needles")(
         lengths=(4096, 16_384, 65_536),
     )
 )
+SUITES.register("dense-needles")(
+    Suite(
+        about="as many needles in 1,000 tokens, however long the history",
+        task=lambda _: Needles(per_thousand=6.0),
+        lengths=(4096, 16_384, 65_536),
+    )
+)
 SUITES.register("facts")(
     Suite(about="planted facts, half of them superseded", task=lambda _: Facts(), lengths=(4096, 16_384))
 )

@@ -1,9 +1,10 @@
 """The needle grid: facts at even depths, each asked for once, the others being its distractors.
 
-Needle-in-a-haystack and passkey retrieval, with RULER's several keys. Every history holds as many needles however long
-it is: a longer one has more text to miss them in, and a shorter one has them closer together, so that more of what is
-read beside a needle is another needle. The depth of the history is divided into equal parts, and each part gets as
-many. No needle is ever superseded, and no two share a person.
+Needle-in-a-haystack and passkey retrieval, with RULER's several keys. Every history is asked about as many needles
+however long it is. Without more, a longer one has more text to miss them in, and a shorter one has them closer
+together, so that more of what is read beside a needle is another needle; with `per_thousand`, further needles that
+nobody asks for keep them as dense in every length. The depth of the history is divided into equal parts, and each part
+gets as many that are asked for. No needle is ever superseded, and no two share a person.
 
 Phrased in the sentences of `tasks.facts`, the ones that the tiny model was trained on, with names that it never saw.
 """
@@ -28,12 +29,18 @@ class Needles:
     depths: int = 5
     """Parts of equal length that a history is divided into."""
     each: int = 5
-    """Needles in each part."""
+    """Needles in each part that are asked for."""
+    per_thousand: float = 0.0
+    """Needles in 1,000 tokens of text, those that are asked for included; they are never fewer than those."""
 
     def __post_init__(self) -> None:
         if min(self.depths, self.each) < 1:
             raise ConfigError(
                 f"needles need at least 1 depth and 1 needle each, got {self.depths} and {self.each}; raise them"
+            )
+        if self.per_thousand < 0:
+            raise ConfigError(
+                f"needles.per_thousand must not be negative, got {self.per_thousand}; 0 is for those asked for alone"
             )
 
     @property
@@ -43,14 +50,24 @@ class Needles:
     def plant(
         self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
     ) -> AskedHistory:
-        keys = invent_keys(rng, FactsConfig(keys=self.asks, attributes_per_person=1), held_out=held_out)
-        values = random_values(rng, self.asks)
+        count = max(self.asks, round(self.per_thousand * len(text.ids) / 1000))
+        keys = invent_keys(rng, FactsConfig(keys=count, attributes_per_person=1), held_out=held_out)
+        values = random_values(rng, count)
         bounds = np.linspace(0.0, 1.0, self.depths + 1)
         places = np.concatenate([text.draw(rng, self.each, low, high) for low, high in pairwise(bounds)])
         said = [state(rng, *key, value) for key, value in zip(keys, values, strict=True)]
-        ids, spans = text.with_sentences(places, said, tokenizer)
+        if count > self.asks:
+            places = np.concatenate((places, text.draw(rng, count - self.asks)))
+        order = np.argsort(places, kind="stable")
+        ids, spans = text.with_sentences(places[order], [said[which] for which in order], tokenizer)
+        stands = dict(zip(order.tolist(), spans, strict=True))
         questions = tuple(
-            Asked(prompt=ask(rng, *key), answer=" " + value, needed=(span,), kind="needle")
-            for key, value, span in zip(keys, values, spans, strict=True)
+            Asked(
+                prompt=ask(rng, *keys[which]),
+                answer=" " + values[which],
+                needed=(stands[which],),
+                kind="needle",
+            )
+            for which in range(self.asks)
         )
         return AskedHistory(ids, questions)

@@ -21,6 +21,7 @@ SEEDS = range(5)
 FIRST_LIGHT = Facts(facts=FactsConfig(keys=6))
 TASKS = {
     "needles": Needles(),
+    "dense needles": Needles(per_thousand=30.0),
     "facts": FIRST_LIGHT,
     "mqar": Mqar(pairs=9, queries=4),
     "mqar asked whole": Mqar(pairs=3),
@@ -31,7 +32,15 @@ TASKS = {
     "babi 3": Babi(kind=3),
     "counting": Counting(),
 }
-VALUED = ("needles", "facts", "mqar", "mqar asked whole", "variables", "variables asked link by link")
+VALUED = (
+    "needles",
+    "dense needles",
+    "facts",
+    "mqar",
+    "mqar asked whole",
+    "variables",
+    "variables asked link by link",
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +137,19 @@ def test_needles_stand_at_even_depths_and_share_no_person(plant):
     assert len(set(names)) == 12 and all(map(is_held_out, names))
 
 
+def test_needles_of_a_density_are_as_many_in_a_thousand_tokens_at_any_length(text, tokenizer):
+    task = Needles(depths=2, each=2, per_thousand=20.0)
+    for tokens in (300, 700, 1600):
+        stretch = text.stretch(0, tokens)
+        history = task.plant(stretch, tokenizer, np.random.default_rng(0))
+        planted = tokenizer.decode(history.ids)
+        told = len(re.findall(r"(?:Mr|Mrs|Miss|Captain|Doctor|Lady) \w+", planted))
+        before = len(re.findall(r"(?:Mr|Mrs|Miss|Captain|Doctor|Lady) \w+", tokenizer.decode(stretch.ids)))
+        assert told - before == max(4, round(0.02 * len(stretch.ids))) and len(history.questions) == 4
+        depths = [history.depth(question) for question in history.questions]
+        assert depths == sorted(depths) and depths[1] < 0.6 and depths[2] > 0.4
+
+
 def test_the_history_of_mqar_is_its_pairs_alone(plant, tokenizer):
     history = plant(Mqar(pairs=7, queries=7))
     ends = [0, *(question.needed[0].stop for question in history.questions)]
@@ -165,6 +187,7 @@ def test_counting_counts_what_was_said_and_every_count_is_asked_for(plant, token
     ("make", "message"),
     [
         (lambda: Needles(each=0), "at least 1 depth and 1 needle each, got 5 and 0"),
+        (lambda: Needles(per_thousand=-1), "must not be negative, got -1"),
         (lambda: Mqar(pairs=0), "at least 1 pair and 1 query, got 0 and 32"),
         (lambda: Variables(hops=0), "at least 1 hop and 1 chain, got 0 and 4"),
         (lambda: Counting(most=11), "must go up to 1 .. 10, got 11"),
