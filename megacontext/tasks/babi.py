@@ -9,7 +9,7 @@ Actors walk between rooms, take things and leave them; what they do is told in o
 
 The world, its people and its sentences are ours. An answer is a room; it is scored by label sets (`tasks.asked`), so
 guessing scores one in six. Training shares rooms and wordings with evaluation, but neither people nor things. The model
-`tiny` knows the form of the questions alone and was never trained on an answer of one word; `tiny-tasks` was.
+`tiny` knows the form of the questions alone and was never trained on an answer of one word; the recipe `tiny-tasks` does so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from megacontext.errors import ConfigError
 from megacontext.tasks.asked import Asked, AskedHistory, Background, Look
-from megacontext.tasks.facts import as_prompt, invent_surname
+from megacontext.tasks.facts import NOUNS, as_prompt, invent_surname
 from megacontext.tokenizer import Tokenizer
 
 KINDS = (1, 2, 3)
@@ -55,6 +55,8 @@ class Babi:
     """Questions put to one history."""
     people: int = len(ACTORS)
     """Actors in the world, and things."""
+    many_things: bool = False
+    """Whether training draws its things from all nouns of facts too, so that none is learnt by heart."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -72,7 +74,11 @@ class Babi:
     def plant(
         self, text: Background, tokenizer: Tokenizer, rng: np.random.Generator, *, held_out: bool = True
     ) -> AskedHistory:
-        cast = Cast().first(self.people) if held_out else _training_cast(rng, self.people)
+        cast = (
+            Cast().first(self.people)
+            if held_out
+            else _training_cast(rng, self.people, many_things=self.many_things)
+        )
         for _ in range(_TRIES):
             world = told_world(rng, self.events, cast)
             known = [found for name in cast.asked(self.kind) if (found := world.answer(self.kind, name))]
@@ -269,11 +275,12 @@ def _walk(world: World, pick: Callable[[Sequence[str]], str], actor: str) -> Non
     world.walk(actor, room, pick(_WALKS).format(actor=actor, room=room))
 
 
-def _training_cast(rng: np.random.Generator, people: int) -> Cast:
+def _training_cast(rng: np.random.Generator, people: int, *, many_things: bool) -> Cast:
     """Half of the actors have known first names, half invented ones, as no list of names is long enough to learn by."""
     known = rng.permutation(_TRAINING_ACTORS)[: people // 2].tolist()
     actors = dict.fromkeys(known)
     while len(actors) < people:
         actors[invent_surname(rng, held_out=False)] = None
-    things = rng.permutation(_TRAINING_THINGS)[:people].tolist()
-    return Cast(actors=tuple(actors), things=tuple(things))
+    nouns = [noun for noun in NOUNS if noun not in THINGS] if many_things else []
+    things = rng.permutation(sorted({*_TRAINING_THINGS, *nouns}) if nouns else _TRAINING_THINGS)
+    return Cast(actors=tuple(actors), things=tuple(things[:people].tolist()))

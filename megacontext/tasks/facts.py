@@ -101,7 +101,7 @@ _ADJECTIVES = (
     "proud", "purple", "quiet", "rusty", "scarlet", "secret", "silent", "silver", "sleepy", "smiling", "solemn",
     "spotted", "stolen", "velvet", "wandering", "wild", "wooden",
 )  # fmt: skip
-_NOUNS = (
+NOUNS = (
     "acorn", "anchor", "anvil", "apple", "arrow", "badger", "basket", "beacon", "bell", "candle", "castle", "cedar",
     "comet", "cradle", "crown", "dagger", "dolphin", "dragon", "eagle", "falcon", "feather", "ferry", "fiddle",
     "fountain", "garden", "goblet", "hammer", "harp", "heron", "island", "jackdaw", "kettle", "ladder", "lantern",
@@ -222,13 +222,13 @@ def invent_keys(rng: np.random.Generator, config: FactsConfig, *, held_out: bool
 
 def random_values(rng: np.random.Generator, count: int) -> list[str]:
     """`count` two-word values, all different. Raises ConfigError when there are not so many."""
-    if count > len(_ADJECTIVES) * len(_NOUNS):
+    if count > len(_ADJECTIVES) * len(NOUNS):
         raise ConfigError(
-            f"a history holds at most {len(_ADJECTIVES) * len(_NOUNS):,} statements, because all values differ, "
+            f"a history holds at most {len(_ADJECTIVES) * len(NOUNS):,} statements, because all values differ, "
             f"got {count:,}; lower facts.keys or facts.max_versions"
         )
-    pairs = rng.choice(len(_ADJECTIVES) * len(_NOUNS), size=count, replace=False)
-    return [f"{_ADJECTIVES[pair // len(_NOUNS)]} {_NOUNS[pair % len(_NOUNS)]}" for pair in pairs.tolist()]
+    pairs = rng.choice(len(_ADJECTIVES) * len(NOUNS), size=count, replace=False)
+    return [f"{_ADJECTIVES[pair // len(NOUNS)]} {NOUNS[pair % len(NOUNS)]}" for pair in pairs.tolist()]
 
 
 def state(rng: np.random.Generator, person: str, attribute: str, value: str) -> str:

@@ -115,11 +115,14 @@ class TrainingTexts:
 
 
 def load_texts(config: TinyTrainConfig) -> TrainingTexts:
-    """Read all books, so that none is found wanting when training has already begun.
+    """Read all books, and look at the bundle to go on from, so that nothing is found wanting when training has begun.
 
-    Raises ConfigError for a book that is missing, no text, too short, or without sentences. Lengths are counted in
+    Raises ConfigError for a book that is missing, no text, too short, or without sentences, and for a bundle of other
+    shapes, CheckpointError for one that is not there. Lengths are counted in
     words, because there is no vocabulary yet: a text has at least as many tokens.
     """
+    if config.start_from:
+        _going_on(config)
     wanted = dict.fromkeys(config.books, config.stretch_tokens()) | {config.held_out: WINDOW_TOKENS}
     texts = {}
     for name, words in wanted.items():
@@ -186,11 +189,16 @@ def train_tiny(config: TinyTrainConfig, texts: TrainingTexts, out: Path, run: Ru
 
 
 def _begun(config: TinyTrainConfig, texts: TrainingTexts) -> Bundle:
-    """The bundle as training finds it. Raises CheckpointError, or ConfigError for one of other shapes."""
-    if not config.start_from:
-        rng = np.random.default_rng(config.seed)
-        sentences = vocabulary_texts(texts.books, rng, config.vocabulary_sentences)
-        return Bundle(config.parts(), Tokenizer.train(sentences, config.model.vocab_size))
+    """The bundle as training finds it."""
+    if config.start_from:
+        return _going_on(config)
+    rng = np.random.default_rng(config.seed)
+    sentences = vocabulary_texts(texts.books, rng, config.vocabulary_sentences)
+    return Bundle(config.parts(), Tokenizer.train(sentences, config.model.vocab_size))
+
+
+def _going_on(config: TinyTrainConfig) -> Bundle:
+    """The bundle to go on from. Raises CheckpointError, or ConfigError for one of other shapes."""
     bundle = Bundle.load(model_folder(config.start_from))
     if bundle.config != config.parts():
         raise ConfigError(

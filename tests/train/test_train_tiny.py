@@ -168,10 +168,20 @@ def test_a_bundle_of_other_shapes_is_not_gone_on_from(trained, tmp_path):
         further(config, model, tmp_path, lens=other)
 
 
-def test_the_shipped_recipe_of_tasks_goes_on_from_the_shipped_model():
-    config = load_recipe(TinyTrainConfig, "tiny-tasks")
-    assert Bundle.load(model_folder(config.start_from)).config == config.parts()
-    assert not config.base.gists and config.held_out not in config.books
+def test_the_shipped_recipes_of_tasks_go_on_from_the_shipped_model_and_from_one_another():
+    first, second = (load_recipe(TinyTrainConfig, name) for name in ("tiny-tasks-base", "tiny-tasks"))
+    assert Bundle.load(model_folder(first.start_from)).config == first.parts() == second.parts()
+    assert second.start_from == "runs/tiny-tasks-base/model"
+    assert first.train == ("base",) and second.train == ("base", "address", "lens")
+    for config in (first, second):
+        assert not config.base.gists and config.held_out not in config.books
+
+
+def test_a_bundle_that_is_not_there_is_said_in_a_sentence(tmp_path, capsys):
+    given = ["--set", f"start_from={tmp_path / 'nowhere'}", "--runs", str(tmp_path / "runs")]
+    assert main(["train", "tiny-tasks", *given]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "must hold model.json" in said and not (tmp_path / "runs").exists()
 
 
 # What is looked at first.
