@@ -9,7 +9,8 @@ Actors walk between rooms, take things and leave them; what they do is told in o
 
 The world, its people and its sentences are ours. An answer is a room; it is scored by label sets (`tasks.asked`), so
 guessing scores one in six. Training shares rooms and wordings with evaluation, but neither people nor things. The model
-`tiny` knows the form of the questions alone and was never trained on an answer of one word; the recipe `tiny-tasks` does so.
+`tiny` knows the form of the questions alone and was never trained on an answer of one word; the recipe `tiny-tasks`
+trains on such answers.
 """
 
 from __future__ import annotations
