@@ -233,6 +233,7 @@ def learn(source, tokenizer, *stages, seed=0, **changes):
     return run(config_of(*stages, **changes), bundle, source)
 
 
+@pytest.mark.slow
 def test_random_tokens_are_not_learnt_below_ln_v_and_a_leak_would_be(tokenizer, monkeypatch):
     source = RandomTokens(count=12)
     few = READING | {"passages": 6, "contexts": 1}
@@ -275,6 +276,7 @@ def document_gists(trained, source, seed=1234, count=24):
     return nats(0), nats(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_gists_of_the_right_document_foretell_it_and_wrong_ones_mislead(tokenizer, seed, right_gains):
     source = Topics()
