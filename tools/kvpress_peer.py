@@ -15,6 +15,8 @@ RUN is a demo's run with a frozen reader; FOLDER is the decoder's, as transforme
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import json
 import sys
 from collections import defaultdict
@@ -62,34 +64,35 @@ def press(cases: Path, model: str, names: list[str]) -> None:
         model, dtype=getattr(torch, PRECISION), local_files_only=True
     ).eval()
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    for line in cases.read_text(encoding="utf-8").splitlines():
-        case = json.loads(line)
-        read = [*case["before"], *case["window"]]
-        room = case["positions"] - len(case["behind"])
+    lines = [json.loads(line) for line in cases.read_text(encoding="utf-8").splitlines()]
+    for _, of_window in itertools.groupby(lines, key=lambda case: case["history"]):
+        questions = list(of_window)
+        read = [*questions[0]["before"], *questions[0]["window"]]
+        # One size for all questions of a window, so that none of them costs more than the budget.
+        behind = max(len(case["behind"]) for case in questions)
+        ratio = max(0.0, 1.0 - (questions[0]["positions"] - behind) / len(read))
         for name in names:
-            ratio = max(0.0, 1.0 - room / len(read))
-            cache = DynamicCache()
+            pressed = DynamicCache()
             with torch.inference_mode(), getattr(kvpress, name)(compression_ratio=ratio)(decoder):
-                decoder(input_ids=torch.tensor([read]), past_key_values=cache, use_cache=True)
-            kept = cache.get_seq_length()
-            said, ids, at = [], torch.tensor([case["behind"]]), len(read)
-            for _ in range(ANSWER_TOKENS):
-                places = torch.arange(at, at + ids.shape[1])[None]
-                with torch.inference_mode():
-                    out = decoder(input_ids=ids, past_key_values=cache, position_ids=places, use_cache=True)
-                token = int(out.logits[0, -1].argmax())
-                text = tokenizer.decode([token])
-                if token in case["stops"] or text == "\n":
-                    break
-                said.append(token)
-                at += ids.shape[1]
-                ids = torch.tensor([[token]])
-            told = {
-                "press": name,
-                "positions": kept + len(case["behind"]),
-                "answered": tokenizer.decode(said),
-            }
-            print(json.dumps({key: case[key] for key in ("history", "question")} | told), flush=True)
+                decoder(input_ids=torch.tensor([read]), past_key_values=pressed, use_cache=True)
+            for case in questions:
+                cache = copy.deepcopy(pressed)
+                cost = cache.get_seq_length() + len(case["behind"])
+                said, ids, at = [], torch.tensor([case["behind"]]), len(read)
+                for _ in range(ANSWER_TOKENS):
+                    places = torch.arange(at, at + ids.shape[1])[None]
+                    with torch.inference_mode():
+                        out = decoder(
+                            input_ids=ids, past_key_values=cache, position_ids=places, use_cache=True
+                        )
+                    token = int(out.logits[0, -1].argmax())
+                    if token in case["stops"] or tokenizer.decode([token]) == "\n":
+                        break
+                    said.append(token)
+                    at += ids.shape[1]
+                    ids = torch.tensor([[token]])
+                told = {"press": name, "positions": cost, "answered": tokenizer.decode(said)}
+                print(json.dumps({key: case[key] for key in ("history", "question")} | told), flush=True)
 
 
 def judge(cases: Path, pressed: Path) -> None:
