@@ -55,6 +55,7 @@ class EvalLanguage:
             title = ", ".join(self.config.documents)
             run.note(
                 decoder_fingerprint=prepared.decoder.fingerprint,
+                decoder_dtype=prepared.decoder.dtype,
                 book={"title": title, "licence": "see data/README.md, or given by the user"},
             )
             return run.path, measure_language(prepared, run)

@@ -76,7 +76,8 @@ class LanguageConfig:
     """Segments of a document that a window may reach over, each read by itself: 2 for 4k tokens of history."""
     base: str = "smollm2"
     device: str = "cpu"
-    precision: Precision = "bfloat16"
+    precision: Precision | None = None
+    """Of the decoder; None: what the device is quick in."""
     sink: str = "<|endoftext|>"
     block_size: int = 32
     segment_blocks: int = 64

@@ -48,6 +48,11 @@ class FrozenDecoder:
     tokenizer: Any
     """The same, as transformers has it: with its chat template."""
 
+    @property
+    def dtype(self) -> str:
+        """What it calculates in."""
+        return str(self.base.embed(torch.zeros(1, dtype=torch.long, device=self.base.device)).dtype)
+
     def encode(self, text: str) -> np.ndarray:
         """Token ids, int32 (T,), without any special token."""
         return self.vocabulary.encode(text)

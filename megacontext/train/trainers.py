@@ -150,7 +150,7 @@ def _train_pooled(config: PooledTrainConfig, order: Order) -> Outcome:
     else:
         folder = RunFolder.create(order.runs, order.name, config, kind="pooled", seed=config.seed)
     with folder as run:
-        run.note(decoder_fingerprint=data.decoder.fingerprint)
+        run.note(decoder_fingerprint=data.decoder.fingerprint, decoder_dtype=data.decoder.dtype)
         net, metrics = train_pooled(config, data, run.telemetry, run.path, resume=order.resume is not None)
         out = order.out or run.path / "model"
         made = {"recipe": to_mapping(config), "metrics": metrics}

@@ -55,8 +55,8 @@ class PooledTrainConfig:
     base: str = "smollm2"
     """A frozen decoder: see `runtime.bases`."""
     device: str = "cpu"
-    precision: Precision = "bfloat16"
-    """Of the decoder; the gists' weights are float32."""
+    precision: Precision | None = None
+    """Of the decoder, None: what the device is quick in. The gists' weights are float32."""
     sink: str = "<|endoftext|>"
     """The token before every segment and every reading."""
     documents: tuple[str, ...] = ("emma", "mansfield-park", "persuasion", "sense-and-sensibility")
