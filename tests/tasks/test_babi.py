@@ -100,9 +100,10 @@ def test_kinds_need_one_two_and_up_to_four_sentences():
         assert {len(one.supports) for one in found if one} <= counts
 
 
+@pytest.mark.parametrize("many_things", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_training_shares_neither_people_nor_things_with_evaluation(tokenizer, seed):
-    task = Babi(kind=2, events=40, asks=6)
+def test_training_shares_neither_people_nor_things_with_evaluation(tokenizer, seed, many_things):
+    task = Babi(kind=2, events=40, asks=6, many_things=many_things)
     history = task.plant(NOTHING, tokenizer, np.random.default_rng(seed), held_out=False)
     told = set(re.findall(r"\w+", tokenizer.decode(history.ids)))
     assert not told & {*ACTORS, *THINGS} and told & set(ROOMS)

@@ -173,6 +173,9 @@ def test_the_shipped_recipes_of_tasks_go_on_from_the_shipped_model_and_from_one_
     assert Bundle.load(model_folder(first.start_from)).config == first.parts() == second.parts()
     assert second.start_from == "runs/tiny-tasks-base/model"
     assert first.train == ("base",) and second.train == ("base", "address", "lens")
+    third = load_recipe(TinyTrainConfig, "tiny-tasks-focus")
+    assert third.start_from == "runs/tiny-tasks/model" and third.parts() == second.parts()
+    assert third.train == ("address", "lens")
     for config in (first, second):
         assert not config.base.gists and config.held_out not in config.books
 
