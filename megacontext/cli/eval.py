@@ -32,6 +32,7 @@ class EvalOptions:
 
     - needles: facts at even depths of histories that grow.
     - dense-needles: the same, with as many other needles in 1,000 tokens at every length.
+    - passkey: one value, at any depth, in a text that holds no other.
     - facts: planted facts, half of them superseded.
     - mqar: associative recall, up to 1,024 pairs.
     - variables: a value handed on from person to person, among decoys.
@@ -47,7 +48,7 @@ class EvalOptions:
     """
 
     suite: Annotated[str, tyro.conf.Positional]
-    """needles, dense-needles, facts, mqar, variables, babi, counting, focus-audit, delta-nll, gist-kinds or
+    """needles, dense-needles, passkey, facts, mqar, variables, babi, counting, focus-audit, delta-nll, gist-kinds or
     substitutability."""
     model: tuple[str, ...] | None = None
     """A folder in data/, or the path of a folder, with trained parts; else tiny. Suites of plain text take several."""

@@ -104,6 +104,13 @@ SUITES.register("dense-needles")(
         lengths=(4096, 16_384, 65_536),
     )
 )
+SUITES.register("passkey")(
+    Suite(
+        about="one value, at any depth, in a text that holds no other",
+        task=lambda _: Needles(depths=1, each=1),
+        lengths=(4096, 16_384, 65_536),
+    )
+)
 SUITES.register("facts")(
     Suite(about="planted facts, half of them superseded", task=lambda _: Facts(), lengths=(4096, 16_384))
 )
