@@ -9,7 +9,6 @@ What is reported at the end is measured on the held-out book with held-out names
 from __future__ import annotations
 
 import copy
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +29,11 @@ from megacontext.models.positions import PositionPolicy
 from megacontext.runtime.bundle import Bundle, BundleConfig, model_folder
 from megacontext.runtime.run import RunFolder, write_json
 from megacontext.tasks.facts import has_sentence_end
-from megacontext.telemetry import TelemetryWriter, read
 from megacontext.tokenizer import Tokenizer, check_vocab_size
 from megacontext.train.address import AddressTrainConfig, train_address
 from megacontext.train.base import BaseTrainConfig, train_base
 from megacontext.train.contexts import ContextSampler, vocabulary_texts
+from megacontext.train.curves import ship_curve
 from megacontext.train.held_out import WINDOW_TOKENS, held_out_metrics
 from megacontext.train.lens import LensTrainConfig, train_lens
 
@@ -118,8 +117,8 @@ def load_texts(config: TinyTrainConfig) -> TrainingTexts:
     """Read all books, and look at the bundle to go on from, so that nothing is found wanting when training has begun.
 
     Raises ConfigError for a book that is missing, no text, too short, or without sentences, and for a bundle of other
-    shapes, CheckpointError for one that is not there. Lengths are counted in
-    words, because there is no vocabulary yet: a text has at least as many tokens.
+    shapes, CheckpointError for one that is not there. Lengths are counted in words, because there is no vocabulary yet:
+    a text has at least as many tokens.
     """
     if config.start_from:
         _going_on(config)
@@ -180,11 +179,7 @@ def train_tiny(config: TinyTrainConfig, texts: TrainingTexts, out: Path, run: Ru
     write_json(out / "metrics.json", metrics)
     dump_recipe(config, out / "recipe.toml")
     run.note(model_fingerprint=metrics["fingerprint"])
-    # The curve travels with the weights: reports of runs that use them show how they were made.
-    run.telemetry.flush()
-    shutil.rmtree(out / "telemetry", ignore_errors=True)
-    with TelemetryWriter(out / "telemetry") as curve:
-        curve.emit_frame("train", read(run.path / "telemetry", "train"))
+    ship_curve(run, out)
     return metrics
 
 

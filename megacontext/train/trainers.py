@@ -24,7 +24,7 @@ from megacontext.train.gist_tokens.loop import load_gist_tokens_data, train_gist
 from megacontext.train.gists.config import GistTrainConfig
 from megacontext.train.gists.loop import load_gist_data, train_gists
 from megacontext.train.joint.config import JointTrainConfig
-from megacontext.train.joint.loop import check_out, load_joint_data, train_joint
+from megacontext.train.joint.loop import load_joint_data, train_joint
 from megacontext.train.pooled.config import PooledTrainConfig
 from megacontext.train.pooled.loop import load_pooled_data, train_pooled
 from megacontext.train.pooled.state import read_state
@@ -93,14 +93,19 @@ def load_training(recipe: str | Path, overrides: Mapping[str, object]) -> tuple[
     return kind, from_mapping(kind.config, table, where=recipe_source(recipe))
 
 
-def _train_parts(config: TinyTrainConfig, order: Order) -> Outcome:
-    if order.resume is not None or order.wandb_run:
-        raise ConfigError(
-            "the trainer 'parts' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
-        )
-    texts = load_texts(config)
+def _check(order: Order, trainer: str, *, resumes: bool) -> None:
+    """What a trainer that logs into its run alone cannot obey is refused before anything is read or written."""
+    if order.wandb_run or (order.resume is not None and not resumes):
+        cannot = "does not log" if resumes else "neither resumes nor logs"
+        options = "--wandb-run" if resumes else "--resume and --wandb-run"
+        raise ConfigError(f"the trainer {trainer!r} {cannot} elsewhere; leave {options} out")
     if order.out is not None and order.out.exists() and not order.out.is_dir():
         raise ConfigError(f"--out must be a folder, {order.out} is a file; choose another")
+
+
+def _train_parts(config: TinyTrainConfig, order: Order) -> Outcome:
+    _check(order, "parts", resumes=False)
+    texts = load_texts(config)
     with RunFolder.create(order.runs, order.name, config, kind="train", seed=config.seed) as run:
         out = order.out or run.path / "model"
         metrics = train_tiny(config, texts, out, run)
@@ -141,8 +146,7 @@ def _pretrain(config: PretrainConfig, order: Order) -> Outcome:
 
 
 def _train_pooled(config: PooledTrainConfig, order: Order) -> Outcome:
-    if order.wandb_run:
-        raise ConfigError("the trainer 'pooled' does not log elsewhere; leave --wandb-run out")
+    _check(order, "pooled", resumes=True)
     data = load_pooled_data(config)
     if order.resume is not None:
         read_state(order.resume)  # what is not there is refused before a run is opened
@@ -162,11 +166,7 @@ def _train_pooled(config: PooledTrainConfig, order: Order) -> Outcome:
 
 
 def _train_gists(config: GistTrainConfig, order: Order) -> Outcome:
-    if order.resume is not None or order.wandb_run:
-        raise ConfigError(
-            "the trainer 'gists' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
-        )
-    check_out(order.out)
+    _check(order, "gists", resumes=False)
     data = load_gist_data(config)
     with RunFolder.create(order.runs, order.name, config, kind="gists", seed=config.seed) as run:
         out = order.out or run.path / "model"
@@ -180,10 +180,7 @@ def _train_gists(config: GistTrainConfig, order: Order) -> Outcome:
 
 
 def _train_reader(config: ReaderTrainConfig, order: Order) -> Outcome:
-    if order.resume is not None or order.wandb_run:
-        raise ConfigError(
-            "the trainer 'reader' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
-        )
+    _check(order, "reader", resumes=False)
     data = load_reader_data(config)
     with RunFolder.create(order.runs, order.name, config, kind="reader", seed=config.seed) as run:
         run.note(decoder_fingerprint=data.reader.decoder.fingerprint)
@@ -196,9 +193,7 @@ def _train_reader(config: ReaderTrainConfig, order: Order) -> Outcome:
 
 
 def _train_joint(config: JointTrainConfig, order: Order) -> Outcome:
-    if order.wandb_run:
-        raise ConfigError("the trainer 'joint' logs nowhere else; leave --wandb-run out")
-    check_out(order.out)
+    _check(order, "joint", resumes=True)
     state = None if order.resume is None else find_state(order.resume, order.resume_step)
     data = load_joint_data(config)
     if order.resume is not None:
@@ -212,10 +207,7 @@ def _train_joint(config: JointTrainConfig, order: Order) -> Outcome:
 
 
 def _train_gist_tokens(config: GistTokensTrainConfig, order: Order) -> Outcome:
-    if order.resume is not None or order.wandb_run:
-        raise ConfigError(
-            "the trainer 'gist-tokens' neither resumes nor logs elsewhere; leave --resume and --wandb-run out"
-        )
+    _check(order, "gist-tokens", resumes=False)
     data = load_gist_tokens_data(config)
     with RunFolder.create(order.runs, order.name, config, kind="gist-tokens", seed=config.seed) as run:
         out = order.out or run.path / "model"

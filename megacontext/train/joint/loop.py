@@ -6,7 +6,6 @@ bundle like that of `train.tiny`, which every command reads.
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,12 @@ import numpy as np
 
 from megacontext.config import dump_recipe
 from megacontext.corpus.book import load_book
-from megacontext.errors import ConfigError
 from megacontext.focus.context import check_budget
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle, model_folder
 from megacontext.runtime.run import RunFolder, write_json
-from megacontext.telemetry import TelemetryWriter, read
 from megacontext.train.contexts import ContextSampler
+from megacontext.train.curves import ship_curve
 from megacontext.train.held_out import held_out_metrics
 from megacontext.train.joint.config import JointTrainConfig
 from megacontext.train.joint.measure import gist_figures, measured_nats, window_starts
@@ -141,13 +139,4 @@ def _leave(config: JointTrainConfig, metrics: dict[str, Any], out: Path, run: Ru
     dump_recipe(config, out / "recipe.toml")
     run.note(model_fingerprint=metrics["fingerprint"])
     run.results({"metrics": metrics})
-    run.telemetry.flush()
-    shutil.rmtree(out / "telemetry", ignore_errors=True)
-    with TelemetryWriter(out / "telemetry") as curve:
-        curve.emit_frame("train", read(run.path / "telemetry", "train"))
-
-
-def check_out(out: Path | None) -> None:
-    """Raises ConfigError where the folder for the model cannot be one."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"--out must be a folder, {out} is a file; choose another")
+    ship_curve(run, out)

@@ -259,6 +259,8 @@ def test_books_and_bundles_that_do_not_do_are_refused_before_anything_is_written
     kind, config = load_training(written(recipe, "whole"), {})
     with pytest.raises(ConfigError, match="neither resumes nor logs elsewhere"):
         kind.train(config, Order(runs=tmp_path / "runs", resume=tmp_path))
+    with pytest.raises(ConfigError, match="--out must be a folder"):
+        kind.train(config, Order(runs=tmp_path / "runs", out=short))
     assert not (tmp_path / "runs").exists()
 
 
