@@ -75,12 +75,14 @@ class Memory:
         writable: bool,
         durability: Durability = "sync",
         lazy: bool = False,
+        keep: Callable[[Batch], None] | None = None,
     ):
+        """`keep` takes what a lazy memory made; None: it is written where the memory is writable."""
         self.store, self.encoder, self.writable = store, encoder, writable
         self.history = History(store, label)
         self.access = AccessStatistics(store, self.history.block_size)
         self._appender = Appender(self.history, version, encoder, durability)
-        self._vectors = VectorReader(self.history, version, encoder if lazy else None, self._keep)
+        self._vectors = VectorReader(self.history, version, encoder if lazy else None, keep or self._keep)
         self._derived: dict[Hashable, Derived] = {}
 
     @classmethod
@@ -188,11 +190,12 @@ class Memory:
         writable. Raises TreeFormatError if there is no such version, or the encoder is not its own.
         """
         version = self.catalogue.version(number)
-        other = Memory(self.store, self.history.label, number, None, writable=False)
         if encoder is not None:
             check_maker(version, encoder, self.history.label)
-            other._vectors = VectorReader(other.history, number, encoder, self._keep)
-        return other
+        lazy = encoder is not None
+        return Memory(
+            self.store, self.history.label, number, encoder, writable=False, lazy=lazy, keep=self._keep
+        )
 
     @property
     def identity(self) -> Identity:
