@@ -5,8 +5,9 @@
   teacher.
 - `reconstruction`: the base says the blocks themselves, given their gists and one trained vector that asks for it.
 - `separation`: gists of different blocks whose cosine distance is under a margin repel each other (Hadsell et al.
-2006). - `next_gist`: from the state behind a block the gist of the next one, at LOD1 and LOD2. Nothing flows into the
-target, so that gists cannot become alike to be foretold; what the state was made of learns, gists before it included.
+  2006).
+- `next_gist`: from the state behind a block the gist of the next one, at LOD1 and LOD2. Nothing flows into the target,
+  so that gists cannot become alike to be foretold; what the state was made of learns, gists before it included.
 - `pooling`: squared distance to the mean, the first loss of the notebooks.
 
 Recipes weigh them stage by stage (`train.gists.config`). Deliberately knows nothing of recipes, optimisers or data.
