@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,3 +57,9 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> Mean:
     means = np.bincount(owner, weights=values) / np.bincount(owner)
     error = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("inf")
     return Mean(float(means.mean()), error, len(means))
+
+
+def with_error(numbers: Mapping[str, Any], digits: int = 3) -> str:
+    """What `Mean.numbers` says, as a table shows it: a mean and its standard error, a dash where that is not known."""
+    error = "–" if numbers["se"] is None else f"{numbers['se']:.{digits}f}"
+    return f"{numbers['mean']:+.{digits}f} ± {error}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from megacontext.evals.clustered import clustered_mean
+from megacontext.evals.clustered import clustered_mean, with_error
 
 LEAST_HEADROOM = 0.1
 """Nats a token; below it no figure of gists is read."""
@@ -21,6 +21,12 @@ CLAIM = 200
 """Windows of a cell that a claim needs."""
 ARMS = ("full", "gists", "mean", "wrong", "elsewhere", "drop", "none")
 MEAN_OF = "mean of {}"
+_JUDGED = (
+    ("gists_minus_drop", "drop", -1),
+    ("gists_minus_mean", "the mean", -1),
+    ("wrong_minus_gists", "gists of a wrong document", 1),
+)
+"""Comparisons that gists are to win, and the sign of a win."""
 
 
 def delta_results(frame: pl.DataFrame, horizons: Sequence[int]) -> dict[str, Any]:
@@ -110,14 +116,14 @@ def _losses(cells: list[dict[str, Any]], horizon: int) -> dict[str, Any]:
             positions = {"full": "all", "none": "0"}.get(arm, str(cell["positions"]))
             rows.append([
                 cell["cell"], cell["model"], arm, positions, str(lost["windows"]), f"{lost['nats']:.4f}",
-                "" if arm == "full" else _text(lost["minus_full"]), "" if arm == "drop" else _text(lost["minus_drop"]),
+                "" if arm == "full" else with_error(lost["minus_full"]),
+                "" if arm == "drop" else with_error(lost["minus_drop"]),
                 "" if arm == "drop" else _interval(lost["minus_drop"]),
             ])  # fmt: skip
     return {
         "title": f"Delta-NLL over the next {horizon} tokens",
         "note": "Nats a token. Minus full: delta-NLL. Minus drop: against as many recent tokens. ± is a standard "
-        "error over "
-        "segments of 2,048 tokens.",
+        "error over segments of 2,048 tokens.",
         "columns": ["cell", "model", "arm", "positions", "n", "nats", "minus full", "minus drop", "95 %"],
         "rows": rows,
     }
@@ -132,10 +138,10 @@ def _comparisons(cells: list[dict[str, Any]]) -> dict[str, Any]:
         "columns": ["cell", "model", "H", "n", "headroom", "read", "gists - drop", "z", "gists - mean", "z",
                     "wrong - gists", "z", "elsewhere - gists", "z", "of headroom"],
         "rows": [
-            [cell["cell"], cell["model"], str(cell["horizon"]), str(cell["windows"]), _text(cell["headroom"]),
+            [cell["cell"], cell["model"], str(cell["horizon"]), str(cell["windows"]), with_error(cell["headroom"]),
              "yes" if cell["readable"] else "no",
              *(shown for name in names
-               for shown in ((_text(cell[name]), f"{cell[name]['z']:.1f}") if name in cell else ("–", "–"))),
+               for shown in ((with_error(cell[name]), f"{cell[name]['z']:.1f}") if name in cell else ("–", "–"))),
              f"{cell['of_headroom']:.0%}" if cell["readable"] and cell["of_headroom"] is not None else "–"]
             for cell in cells
         ],
@@ -147,41 +153,23 @@ def _sentence(cell: dict[str, Any]) -> str:
     headroom = cell["headroom"]["mean"]
     if not cell["readable"]:
         return (
-            f"{where}: the headroom is {headroom:.3f} nats a token, below {LEAST_HEADROOM}; no figure of its "
-            f"gists means "
-            "anything."
+            f"{where}: the headroom is {headroom:.3f} nats a token, below {LEAST_HEADROOM}; no figure of its gists "
+            "means anything."
         )
+    judged = [(what, cell[name], sign * cell[name]["z"] > 3) for name, what, sign in _JUDGED]
     held = [
-        f"{what} by {abs(cell[name]['mean']):.3f} nats ({abs(cell[name]['z']):.1f} standard errors)"
-        for name, what, sign in (
-            ("gists_minus_drop", "drop", -1),
-            ("gists_minus_mean", "the mean", -1),
-            ("wrong_minus_gists", "gists of a wrong document", 1),
-        )
-        if cell[name]["z"] * sign > 3
+        f"{what} by {abs(gap['mean']):.3f} nats ({abs(gap['z']):.1f} standard errors)"
+        for what, gap, beaten in judged
+        if beaten
     ]
-    failed = [
-        f"{what} ({cell[name]['mean']:+.3f}, z {cell[name]['z']:.1f})"
-        for name, what, sign in (
-            ("gists_minus_drop", "drop", -1),
-            ("gists_minus_mean", "the mean", -1),
-            ("wrong_minus_gists", "gists of a wrong document", 1),
-        )
-        if cell[name]["z"] * sign <= 3
-    ]
+    failed = [f"{what} ({gap['mean']:+.3f}, z {gap['z']:.1f})" for what, gap, beaten in judged if not beaten]
     smoke = "" if cell["windows"] >= CLAIM else f" A smoke test: a claim needs {CLAIM} windows."
     said = [f"beat {', '.join(held)}"] if held else []
     said += [f"do not beat {', '.join(failed)}"] if failed else []
     return (
         f"{where}: {cell['positions']} positions of gists {' and '.join(said)}; {cell['of_headroom']:.0%} of a "
-        f"headroom of "
-        f"{headroom:.3f} nats a token.{smoke}"
+        f"headroom of {headroom:.3f} nats a token.{smoke}"
     )
-
-
-def _text(difference: dict[str, Any]) -> str:
-    error = "–" if difference["se"] is None else f"{difference['se']:.3f}"
-    return f"{difference['mean']:+.3f} ± {error}"
 
 
 def _interval(difference: dict[str, Any]) -> str:

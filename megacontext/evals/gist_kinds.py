@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megacontext.errors import ConfigError
-from megacontext.evals.clustered import clustered_mean
+from megacontext.evals.clustered import clustered_mean, with_error
 from megacontext.evals.delta_nll import LEAST_RAW, mean_net
 from megacontext.evals.delta_tables import LEAST_HEADROOM
 from megacontext.evals.evaluation import write_frame
@@ -333,7 +333,7 @@ def _arm_table(cells: list[dict[str, Any]]) -> dict[str, Any]:
     for cell in cells:
         for arm, lost in cell["arms"].items():
             gap = lost["minus_drop"]
-            shown = "" if arm == "drop" else f"{gap['mean']:+.4f} ± {gap['se'] or 0:.4f}"
+            shown = "" if arm == "drop" else with_error(gap, digits=4)
             rows.append(
                 [
                     cell["model"],

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from megacontext.evals.clustered import clustered_mean
+from megacontext.evals.clustered import clustered_mean, with_error
 from megacontext.evals.delta_tables import CLAIM, LEAST_HEADROOM
 
 FULL, DROP, MEAN = "full", "drop", "mean-cache"
@@ -90,16 +90,19 @@ def _of(gaps: np.ndarray) -> dict[str, float | None]:
     return clustered_mean(gaps, np.arange(len(gaps))).numbers()
 
 
-def signed(difference: dict[str, float]) -> str:
-    """A difference with its standard error."""
-    return f"{difference['mean']:+.4f} ± {difference['se']:.4f}"
+def _signed(difference: dict[str, Any]) -> str:
+    return with_error(difference, digits=4)
 
 
 def _sentences(results: dict[str, Any]) -> list[str]:
     said = [
         f"{results['genre']}: {results['windows']} windows of {results['segments']} segments, "
         f"{results['gists_per_window']} gists each, {results['parents_per_window']} of them gists of gists; headroom "
-        + ("not measured." if results["headroom"] is None else f"{signed(results['headroom'])} nats a token.")
+        + (
+            "not measured."
+            if results["headroom"] is None
+            else f"{_signed(results['headroom'])} nats a token."
+        )
     ]
     if results["readable"] is False:
         said.append("There is too little headroom for the figures to mean anything.")
@@ -114,7 +117,7 @@ def _shown(results: dict[str, Any]) -> list[dict[str, Any]]:
             "title": "Arms",
             "note": "Nats a token; differences are paired by window, standard errors over segments.",
             "columns": ["arm", "nats a token", "minus drop"],
-            "rows": [[row["arm"], f"{row['nats']:.4f}", signed(row)] for row in results["arms"]],
+            "rows": [[row["arm"], f"{row['nats']:.4f}", _signed(row)] for row in results["arms"]],
         }
     ]
     keys = [key for key in (*_COMPARED, *_WRONG) if any(key in row for row in results["compared"])]
@@ -128,7 +131,7 @@ def _shown(results: dict[str, Any]) -> list[dict[str, Any]]:
                 "rows": [
                     [
                         row["arm"],
-                        *(signed(row[key]) if key in row else "" for key in keys),
+                        *(_signed(row[key]) if key in row else "" for key in keys),
                         f"{row['of_headroom']:.0%}" if "of_headroom" in row else "",
                     ]
                     for row in results["compared"]

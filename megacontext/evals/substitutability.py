@@ -24,7 +24,7 @@ from torch import Tensor
 
 from megacontext.corpus.documents import Document
 from megacontext.errors import ConfigError
-from megacontext.evals.clustered import clustered_mean
+from megacontext.evals.clustered import clustered_mean, with_error
 from megacontext.evals.delta_nll import LEAST_RAW, mean_net
 from megacontext.evals.evaluation import write_frame
 from megacontext.evals.language_windows import (
@@ -299,14 +299,12 @@ def _spans_table(cells: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "title": "Spans by what stands in their place",
         "note": "Delta: nats a token more than behind the span's own tokens, ± standard error over segments. "
-        "Share under a nat "
-        "a token, and under a nat over the whole horizon, with Wilson's 95 % intervals.",
+        "Share under a nat a token, and under a nat over the whole horizon, with Wilson's 95 % intervals.",
         "columns": ["cell", "model", "in its place", "n", "delta", "perplexity ratio", "< 1 nat a token", "95 %",
                     "< 1 nat in all", "95 %"],
         "rows": [
             [row["cell"], row["model"], row["in_place"], str(row["spans"]),
-             f"{row['delta']['mean']:+.3f} ± "
-             f"{'–' if row['delta']['se'] is None else format(row['delta']['se'], '.3f')}",
+             with_error(row["delta"]),
              f"{row['perplexity_ratio']:.3f}", f"{row['substitutable']:.3f}", _range(row["substitutable_interval"]),
              f"{row['wholly']:.3f}", _range(row["wholly_interval"])]
             for row in cells
