@@ -133,7 +133,7 @@ class Bundle:
         description = {
             "format": _FORMAT,
             "config": to_mapping(self.config),
-            "weights_blake2b": _checksum(folder / _WEIGHTS),
+            "weights_blake2b": weights_checksum(folder / _WEIGHTS),
             "fingerprint": self.fingerprint(),
             "vocabulary": self.tokenizer.fingerprint,
         }
@@ -163,7 +163,7 @@ class Bundle:
                 f"this version reads model format {_FORMAT}, {folder} has {version}; update MegaContext"
             )
         try:
-            found = _checksum(folder / _WEIGHTS)
+            found = weights_checksum(folder / _WEIGHTS)
         except OSError as problem:
             raise CheckpointError(
                 f"a model folder must hold {_WEIGHTS}, {folder} does not ({problem.strerror}); restore it"
@@ -208,7 +208,8 @@ class Bundle:
         return bundle
 
 
-def _checksum(path: Path) -> str:
+def weights_checksum(path: Path) -> str:
+    """Of a file of weights, as the description beside it names it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

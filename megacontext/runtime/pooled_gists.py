@@ -29,6 +29,7 @@ from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.models.huggingface.folder import load_model_folder
 from megacontext.models.huggingface.smollm2 import load_smollm2
 from megacontext.runtime.bases import Precision
+from megacontext.runtime.bundle import weights_checksum
 from megacontext.runtime.frozen.vocabulary import FrozenVocabulary
 
 _FORMAT = 1
@@ -96,7 +97,7 @@ def save_pooled(folder: Path, net: PooledCache | ConstantPrefix, decoder: Frozen
         "format": _FORMAT,
         "kind": "constant" if isinstance(net, ConstantPrefix) else "pooled",
         "decoder_fingerprint": decoder.fingerprint,
-        "weights_blake2b": _checksum(folder / _WEIGHTS),
+        "weights_blake2b": weights_checksum(folder / _WEIGHTS),
         **told,
     }
     if isinstance(net, PooledCache):
@@ -120,7 +121,7 @@ def load_pooled(folder: Path, decoder: FrozenDecoder) -> tuple[PooledCache | Con
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         weights = load_file(folder / _WEIGHTS)
-        checksum = _checksum(folder / _WEIGHTS)
+        checksum = weights_checksum(folder / _WEIGHTS)
     except (OSError, ValueError, SafetensorError) as problem:
         raise CheckpointError(
             f"pooled gists are kept as {_DESCRIPTION} and {_WEIGHTS}, {folder} holds none that can be read "
@@ -145,7 +146,3 @@ def load_pooled(folder: Path, decoder: FrozenDecoder) -> tuple[PooledCache | Con
         )
         net.load_state_dict(weights)
     return net.to(decoder.base.device).eval(), description
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

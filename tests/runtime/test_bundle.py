@@ -12,7 +12,7 @@ from toys import K, bundle_config, model_config, random_bundle, train_tokenizer
 
 from megacontext.errors import CheckpointError, ConfigError, TreeFormatError
 from megacontext.gistnet.gist import GistNetConfig
-from megacontext.runtime.bundle import Bundle, _checksum
+from megacontext.runtime.bundle import Bundle, weights_checksum
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.tree import Memory
 
@@ -171,7 +171,7 @@ def test_a_weight_that_is_missing_from_a_file_with_the_right_checksum_is_noticed
     weights = load_file(copy / "model.safetensors")
     del weights["lens.scalar.bias"]
     save_file(weights, copy / "model.safetensors")
-    rewrite(copy, weights_blake2b=_checksum(copy / "model.safetensors"))
+    rewrite(copy, weights_blake2b=weights_checksum(copy / "model.safetensors"))
     with pytest.raises(CheckpointError, match=r"the weights of lens must fit model.json, .*lens|scalar.bias"):
         Bundle.load(copy)
 

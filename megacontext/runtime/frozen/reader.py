@@ -30,7 +30,7 @@ from megacontext.lensnet.lens import LensNet, LensNetConfig
 from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.models.positions import PositionPolicy
 from megacontext.runtime.bases import Precision
-from megacontext.runtime.bundle import Bundle, model_folder
+from megacontext.runtime.bundle import Bundle, model_folder, weights_checksum
 from megacontext.runtime.chat import TemplateChat
 from megacontext.runtime.frozen.vocabulary import FrozenVocabulary
 from megacontext.runtime.pooled_gists import FrozenDecoder, load_pooled, open_decoder, pooled_folder
@@ -129,7 +129,7 @@ class FrozenReader:
             "format": _FORMAT,
             "config": to_mapping(self.config),
             "decoder_fingerprint": self.decoder.fingerprint,
-            "weights_blake2b": _checksum(folder / _WEIGHTS),
+            "weights_blake2b": weights_checksum(folder / _WEIGHTS),
             **told,
         }
         aside = folder / (_DESCRIPTION + ".tmp")
@@ -175,7 +175,7 @@ def load_reader(folder: Path, device: str = "cpu", precision: Precision | None =
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         weights = {name: one.float() for name, one in load_file(folder / _WEIGHTS).items()}
-        checksum = _checksum(folder / _WEIGHTS)
+        checksum = weights_checksum(folder / _WEIGHTS)
     except (OSError, ValueError, SafetensorError) as problem:
         raise CheckpointError(
             f"a frozen reader is kept as {_DESCRIPTION} and {_WEIGHTS}, {folder} holds none that can be read "
@@ -240,7 +240,3 @@ def _frame(decoder: FrozenDecoder) -> Frame:
         encode(_ANSWER),
         stops=chat.stop_ids | {decoder.sink_id},
     )
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
