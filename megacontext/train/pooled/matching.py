@@ -68,9 +68,8 @@ def matching_loss(
     seen_gists = torch.randint(_LEAST_BLOCKS, _FARTHEST_BLOCKS + 1, (len(places),), generator=chance)
     far = (near - seen_gists.to(near.device)).clamp_min(0)
     in_past = tokens.within(far, near.new_full(near.shape, len(blocks.at))) & (tokens.at <= places[:, None])
-    gists = CacheEntries(
-        *net(read.caches.blocks.keys, read.caches.blocks.values, base.turn)
-    )  # (L, N, Hkv, D)
+    pooled = read.caches.blocks if blocks_read is None else blocks_read
+    gists = CacheEntries(*net(pooled.keys, pooled.values, base.turn))  # (L, N, Hkv, D)
     return _error(
         base,
         read,

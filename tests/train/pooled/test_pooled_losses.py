@@ -28,9 +28,11 @@ def net_of(decoder, block_size, levels=1):
     return PooledCache(config, entry_shape=decoder.base.entry_shape, block_size=block_size)
 
 
-def attention_error(decoder, net, ids, queries, seed=0):
+def attention_error(decoder, net, ids, queries, seed=0, pieces=None):
     read = watch_segment(decoder.base, ids, net.block_size, decoder.sink_id)
-    return matching_loss(decoder.base, net, read, queries, torch.Generator().manual_seed(seed)).item()
+    apart = pieces and read_apart(decoder.base, ids, net.block_size, decoder.sink_id, pieces)
+    chance = torch.Generator().manual_seed(seed)
+    return matching_loss(decoder.base, net, read, queries, chance, apart).item()
 
 
 def segment(decoder, toy_folder, tokens, start=0):
@@ -53,6 +55,14 @@ def test_equal_seeds_draw_equal_places(decoder, toy_folder):
     ids, net = segment(decoder, toy_folder, 64), net_of(decoder, 4)
     first, second, other = (attention_error(decoder, net, ids, 16, seed) for seed in (1, 1, 2))
     assert first == second != other
+
+
+def test_gists_are_matched_as_they_are_made_of_pieces_read_apart(decoder, toy_folder):
+    """One piece is the segment. Blocks read alone give other gists than those that saw what stands before them."""
+    ids, net = segment(decoder, toy_folder, 64), net_of(decoder, 4)
+    whole = attention_error(decoder, net, ids, 16)
+    assert attention_error(decoder, net, ids, 16, pieces=16) == pytest.approx(whole, rel=1e-4)
+    assert abs(attention_error(decoder, net, ids, 16, pieces=1) - whole) > 1e-3 * whole
 
 
 def test_attention_over_a_gist_of_gists_is_that_over_a_node_that_has_one_token_only(decoder, toy_folder):
