@@ -87,24 +87,30 @@ def _fingerprint(base: HuggingFaceBase) -> str:
 
 
 def save_pooled(folder: Path, net: PooledCache | ConstantPrefix, decoder: FrozenDecoder, **told: Any) -> None:
-    """Write the weights, and last, by renaming, what describes them. `told` is kept beside them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _DESCRIPTION).unlink(missing_ok=True)
-    save_file(
-        {name: one.detach().cpu().contiguous() for name, one in net.state_dict().items()}, folder / _WEIGHTS
-    )
+    """Write the weights and what describes them. `told` is kept beside them."""
     description: dict[str, Any] = {
         "format": _FORMAT,
         "kind": "constant" if isinstance(net, ConstantPrefix) else "pooled",
         "decoder_fingerprint": decoder.fingerprint,
-        "weights_blake2b": weights_checksum(folder / _WEIGHTS),
         **told,
     }
     if isinstance(net, PooledCache):
         description |= {"block_size": net.block_size, "config": to_mapping(net.config)}
-    aside = folder / (_DESCRIPTION + ".tmp")
-    aside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    aside.replace(folder / _DESCRIPTION)
+    weights = {name: one.detach().cpu().contiguous() for name, one in net.state_dict().items()}
+    write_described(folder / _WEIGHTS, folder / _DESCRIPTION, weights, description)
+
+
+def write_described(
+    weights_path: Path, description_path: Path, weights: dict[str, torch.Tensor], description: dict[str, Any]
+) -> None:
+    """Write weights, and last, by renaming, what describes them, with their checksum."""
+    weights_path.parent.mkdir(parents=True, exist_ok=True)
+    description_path.unlink(missing_ok=True)
+    save_file(weights, weights_path)
+    whole = description | {"weights_blake2b": weights_checksum(weights_path)}
+    aside = description_path.with_name(description_path.name + ".tmp")
+    aside.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    aside.replace(description_path)
 
 
 def pooled_folder(name_or_path: str) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from megacontext.config import data_root, from_mapping, to_mapping
@@ -33,7 +33,13 @@ from megacontext.runtime.bases import Precision
 from megacontext.runtime.bundle import Bundle, model_folder, weights_checksum
 from megacontext.runtime.chat import TemplateChat
 from megacontext.runtime.frozen.vocabulary import FrozenVocabulary
-from megacontext.runtime.pooled_gists import FrozenDecoder, load_pooled, open_decoder, pooled_folder
+from megacontext.runtime.pooled_gists import (
+    FrozenDecoder,
+    load_pooled,
+    open_decoder,
+    pooled_folder,
+    write_described,
+)
 from megacontext.runtime.reading import Frame
 
 _FORMAT = 1
@@ -116,25 +122,19 @@ class FrozenReader:
         return digest.hexdigest()
 
     def save(self, folder: Path, **told: Any) -> None:
-        """Write what was trained, and last, by renaming, what describes it. `told` is kept beside it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _DESCRIPTION).unlink(missing_ok=True)
+        """Write what was trained and what describes it. `told` is kept beside it."""
         weights = {
             f"{prefix}.{name}": tensor.detach().half().cpu().contiguous()
             for prefix, part in self.parts()
             for name, tensor in part.state_dict().items()
         }
-        save_file(weights, folder / _WEIGHTS)
         description = {
             "format": _FORMAT,
             "config": to_mapping(self.config),
             "decoder_fingerprint": self.decoder.fingerprint,
-            "weights_blake2b": weights_checksum(folder / _WEIGHTS),
             **told,
         }
-        aside = folder / (_DESCRIPTION + ".tmp")
-        aside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        aside.replace(folder / _DESCRIPTION)
+        write_described(folder / _WEIGHTS, folder / _DESCRIPTION, weights, description)
 
     def round_to_half(self) -> None:
         """Make the trained parts what `save` would write of them, and fit for use."""
