@@ -15,7 +15,7 @@ with app.setup:
     from megacontext.runtime.run import RunFolder
     from workbench.notebook import arguments, offline
     from workbench.plots import accuracy_bars, accuracy_by_depth, context_lens, lens_scores
-    from workbench.store import RunStore
+    from workbench.stores.run import RunStore
 
 
 @app.cell(hide_code=True)

@@ -41,6 +41,23 @@ WITHIN_A_ROW = {
     # Training measures itself by the evaluations; never the other way round.
     ("megacontext.train", "megacontext.evals"),
 }
+# Stores compute, views draw, state selects: what a part of the workbench never imports.
+DRAWING = {
+    "panel",
+    "panel_material_ui",
+    "bokeh",
+    "holoviews",
+    "workbench.plots",
+    "workbench.views",
+    "workbench.page",
+}
+WORKBENCH = {
+    "workbench.stores": DRAWING | {"workbench.state", "workbench.desk"},
+    "workbench.state": DRAWING,
+    "workbench.desk": DRAWING,
+    "workbench.plots": {"panel", "workbench.stores", "workbench.state", "workbench.desk", "workbench.views"},
+    "workbench.views": {"workbench.page", "workbench.server"},
+}
 TORCH_FREE = {"megacontext.focus", "megacontext.tree", "megacontext.index", "megacontext.telemetry"}
 TORCH = {"torch", "torchvision", "triton", "megakernels", "safetensors.torch"}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"}
@@ -106,6 +123,11 @@ def complaints(source: str, module: str, is_package: bool = False) -> list[str]:
             found.append(f"{place} the import of {target} {direction}; imports point down only")
         if own in TORCH_FREE and is_inside(target, TORCH):
             found.append(f"{place} {own} stays free of torch, but imports {target}")
+        for place_of, never in WORKBENCH.items():
+            if is_inside(module, {place_of}) and is_inside(target, never):
+                found.append(
+                    f"{place} {place_of} never imports {target}: stores compute, views draw, state selects"
+                )
         if is_inside(target, PICKLES) and module != READS_PICKLES:
             found.append(
                 f"{place} nothing imports {target.split('.')[0]}: reading a pickle runs what it holds"
@@ -156,8 +178,8 @@ def test_the_checker_reads_the_sources_that_there_are():
             "import importlib\nimportlib.import_module('megacontext.models')",
             "climbs",
         ),
-        ("megacontext.cli.main", "import workbench.app", "climbs"),
-        ("workbench.app", "from notebooks import first", "climbs"),
+        ("megacontext.cli.main", "import workbench.page", "climbs"),
+        ("workbench.page", "from notebooks import first", "climbs"),
         ("megacontext.focus.context", "from megacontext.tree import Memory", "goes sideways"),
         ("megacontext.tree.memory", "from megacontext.lensnet.lens import LensNet", "goes sideways"),
         ("megacontext.index.addresses", "from megacontext.models import gpt", "goes sideways"),
@@ -176,10 +198,12 @@ def test_the_checker_reads_the_sources_that_there_are():
         ),
         ("megacontext.focus.context", "import megakernels", "free of torch"),
         ("megakernels.gather.api", "from megacontext.errors import ShapeError", "kernels know tensors only"),
-        ("workbench.app", "import pickle", "nothing imports pickle"),
+        ("workbench.page", "import pickle", "nothing imports pickle"),
         ("megacontext.train.base", "from pickle import loads", "nothing imports pickle"),
         ("megacontext.models.checkpoint.loading", "import pickle", "nothing imports pickle"),
         (READS_PICKLES, "from megacontext.runtime import session", "climbs"),
+        ("workbench.stores.run", "import panel as pn", "stores compute"),
+        ("workbench.plots.tree", "from workbench.stores.run import RunStore", "stores compute"),
     ],
 )
 def test_a_planted_import_is_caught(module: str, source: str, complaint: str):
@@ -214,7 +238,7 @@ def test_a_package_counts_its_dots_from_itself():
 
 def test_a_part_without_a_row_is_asked_to_take_one():
     with pytest.raises(KeyError, match=r"megacontext\.manager has no row"):
-        complaints("from megacontext.manager import Manager", "workbench.app")
+        complaints("from megacontext.manager import Manager", "workbench.page")
 
 
 @pytest.mark.parametrize("part", sorted(TORCH_FREE))

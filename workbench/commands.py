@@ -155,10 +155,11 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _serve(runs: Path, name: str | None, port: int) -> int:
-    from workbench.app import serve
+    from workbench.server import serve
+    from workbench.stores.library import Library
 
     serve(
-        runs,
+        Library(runs),
         name,
         port=port,
         on_ready=lambda url: print(f"workbench: {url} (Ctrl-C to stop)", file=sys.stderr, flush=True),

@@ -26,7 +26,7 @@ from workbench import plots
 from workbench.palette import BAD, DARK, FONT, GOOD, LIGHT, MONOSPACE, SERIES
 from workbench.plots.curves import panel_series
 from workbench.state import PREFERRED_ARMS
-from workbench.store import RunStore, group_of
+from workbench.stores.run import RunStore, group_of
 from workbench.text import (
     arm_legend,
     arm_name,
@@ -40,7 +40,7 @@ from workbench.text import (
     table,
     verdict,
 )
-from workbench.views.overview import group_subtitle, headline, key_figures, results_table
+from workbench.views.results import group_subtitle, headline, key_figures, results_table
 
 MAX_EXAMPLES = 4
 """Traced questions that a report shows: enough to see the idea, few enough to stay small."""

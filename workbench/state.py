@@ -1,4 +1,4 @@
-"""What is selected: run, view, history, question, arm, refocus step. Views follow it, the address bar carries it.
+"""What is selected: run, view, question, step, node and the rest. Views follow it, the address bar carries it.
 
 Every selection has a URL, so that a place can be kept, reloaded and shared. What a URL asks for may not exist (a run
 was deleted, a number mistyped): `settle` moves such a selection to the nearest thing that does. Deliberately ignorant
@@ -12,9 +12,15 @@ from urllib.parse import parse_qsl, urlencode
 
 import param
 
-from workbench.store import RunStore
+from workbench.stores.run import RunStore
 
-VIEWS = ("overview", "tree", "focus", "curves")
+VIEWS = {
+    "runs": "Runs",
+    "results": "Results",
+    "tree": "Tree",
+    "focus": "Focus",
+}
+"""Name of each view in an address, and in words; in the order of the tabs."""
 PREFERRED_ARMS = ("lensnet", "lensnet+bm25", "bm25", "oracle")
 
 
@@ -22,13 +28,16 @@ class Selection(param.Parameterized):
     """The selection of one page. Empty texts and -1 stand for nothing selected."""
 
     run = param.String(default="", doc="name of the run's folder")
-    view = param.Selector(default=VIEWS[0], objects=list(VIEWS))
+    view = param.Selector(default="results", objects=list(VIEWS))
     history = param.String(default="")
     arm = param.String(default="")
     question = param.Integer(default=-1)
     step = param.Integer(default=-1, doc="refocus step; -1 for the last")
+    memory = param.String(default="", doc="name of a memory; empty for that of the history")
+    node = param.String(default="", doc="a node of the tree as LOD:INDEX; a single token is 0:TOKEN")
+    span = param.String(default="", doc="tokens that the tree shows as START-STOP; empty for all")
 
-    KEYS = ("run", "view", "history", "arm", "question", "step")
+    KEYS = ("run", "view", "history", "arm", "question", "step", "memory", "node", "span")
 
     def to_query(self) -> str:
         """The selection as a URL query with its question mark; only what is selected."""

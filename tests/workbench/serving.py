@@ -11,8 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SERVE = """
 import sys
-from workbench.app import serve
-serve(sys.argv[1], port=0, on_ready=lambda url: print(url, flush=True))
+from workbench.server import serve
+from workbench.stores.library import Library
+serve(Library(sys.argv[1]), port=0, on_ready=lambda url: print(url, flush=True))
 """
 
 

@@ -41,7 +41,7 @@ def content_with(watched: object) -> None:
 def test_every_view_opens_without_complaint(served: Served, watch: object) -> None:
     watched = watch(f"{served.url}?run=finished&history=book-0&question=1", served.url)
     page = settled(watched)
-    for view in ("Tree", "Focus", "Curves"):
+    for view in ("Tree", "Focus", "Runs"):
         show(watched, view)
     page.get_by_text("Speed of ingestion").wait_for()
     content_with(watched)
@@ -105,7 +105,7 @@ def test_one_open_page_keeps_up_with_a_growing_run(served: Served, watch: object
     with TelemetryWriter(run / "telemetry", flush_seconds=0) as writer:
         for row in rows[:5]:
             writer.emit("train", **row)
-        watched = watch(f"{served.url}?run=growing&view=curves", served.url)
+        watched = watch(f"{served.url}?run=growing&view=runs", served.url)
         page = settled(watched)
         page.wait_for_function(f"() => ({LAST_STEP})() == 4", timeout=PATIENCE_MS)
         delays_ms = []

@@ -13,7 +13,7 @@ from megacontext.errors import ConfigError, ShapeError
 from megacontext.spans import complete_counts
 from workbench import plots
 from workbench.plots.curves import MAX_POINTS, thinned
-from workbench.store import RunStore
+from workbench.stores.run import RunStore
 
 K = 32
 

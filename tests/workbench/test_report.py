@@ -10,7 +10,7 @@ from make_run import make_run, run_json, write_json
 
 from megacontext.errors import ConfigError
 from workbench.report import examples, write_report
-from workbench.store import RunStore
+from workbench.stores.run import RunStore
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from make_run import ARMS, BUDGET, HISTORIES, K, make_run, run_json, write_json
 
 from megacontext.errors import ConfigError
 from megacontext.telemetry import TelemetryWriter
-from workbench.runs import list_runs
-from workbench.store import RunStore, group_of
+from workbench.stores.run import RunStore, group_of
+from workbench.stores.runs import list_runs
 
 
 def test_a_finished_run_gives_its_results_floor_to_ceiling(finished_run: Path) -> None:

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.state import VIEWS, Selection
-from workbench.store import RunStore
+from workbench.stores.run import RunStore
 
 
 @given(
-    run=st.text(), view=st.sampled_from(VIEWS), history=st.text(), arm=st.text(), question=st.integers(-1, 999_999),
-    step=st.integers(-1, 999_999),
+    run=st.text(), view=st.sampled_from(list(VIEWS)), history=st.text(), arm=st.text(), node=st.text(),
+    question=st.integers(-1, 999_999), step=st.integers(-1, 999_999),
 )  # fmt: skip
 def test_a_selection_survives_its_url(**chosen: object) -> None:
     one, other = Selection(**chosen), Selection()
@@ -31,7 +31,7 @@ def test_no_query_breaks_a_page(query: str) -> None:
 def test_what_cannot_be_is_left_as_it_is(query: str) -> None:
     selection = Selection()
     selection.take_query(query)
-    assert (selection.view, selection.question, selection.step) == ("overview", -1, -1)
+    assert (selection.view, selection.question, selection.step) == ("results", -1, -1)
 
 
 def test_a_run_named_by_digits_is_a_name() -> None:

@@ -1,9 +1,17 @@
-"""Views: each answers one question about one run, from a store and a selection. They draw and never compute."""
+"""Views: each answers one question about what lies on the desk. They draw and never compute."""
 
-from workbench.views.curves import CurvesView
 from workbench.views.focus import FocusView
-from workbench.views.overview import OverviewView
 from workbench.views.parts import View
+from workbench.views.results import ResultsView
+from workbench.views.runs import RunsView
 from workbench.views.tree import TreeView
 
-__all__ = ["CurvesView", "FocusView", "OverviewView", "TreeView", "View"]
+VIEW_CLASSES: dict[str, type[View]] = {
+    "runs": RunsView,
+    "results": ResultsView,
+    "tree": TreeView,
+    "focus": FocusView,
+}
+"""By the names of `workbench.state.VIEWS`."""
+
+__all__ = ["VIEW_CLASSES", "FocusView", "ResultsView", "RunsView", "TreeView", "View"]

@@ -9,8 +9,8 @@ import polars as pl
 from markupsafe import Markup
 
 from workbench import plots
-from workbench.state import Selection
-from workbench.store import RunStore
+from workbench.desk import Desk
+from workbench.stores.run import RunStore
 from workbench.text import arm_name, count, level_legend, percent, plain, table, verdict
 from workbench.views.parts import card, drawing, empty, pairs, prose, side_by_side, stack
 
@@ -18,9 +18,11 @@ from workbench.views.parts import card, drawing, empty, pairs, prose, side_by_si
 class FocusView:
     """The working context at the chosen step, its scores and edits, all steps below, and every arm's answer."""
 
-    def __init__(self, store: RunStore, selection: Selection):
-        self.store = store
-        self.selection = selection
+    needs = "run"
+
+    def __init__(self, desk: Desk):
+        assert desk.run is not None
+        self.store, self.selection = desk.run, desk.selection
         self._question, self._answers = prose(""), prose("")
         self._legend, self._step_text, self._steps_table = prose(""), prose(""), prose("")
         self._slider = pmui.IntSlider(
@@ -33,8 +35,6 @@ class FocusView:
         self._shown: tuple[object, ...] = ()
         self._pipe: hv.streams.Pipe | None = None
         self._slider.param.watch(self._slid, "value")
-        selection.param.watch(lambda *_: self.refresh(), ["history", "question", "arm"])
-        selection.param.watch(lambda *_: self._show_step(), "step")
         self.refresh()
 
     def panel(self) -> pn.viewable.Viewable:
@@ -46,6 +46,9 @@ class FocusView:
             self._body,
         )
 
+    def tick(self) -> None:
+        """Nothing waits."""
+
     def refresh(self) -> None:
         store, selection = self.store, self.selection
         history, question, arm = selection.history, selection.question, selection.arm
@@ -55,6 +58,7 @@ class FocusView:
         self._needed = store.needed_tokens(history, question)
         wanted = (history, question, arm, len(self._entries))
         if wanted == self._shown:
+            self._show_step()
             return
         self._shown = wanted
         if self._entries.is_empty():

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import holoviews as hv
 import panel as pn
 from markupsafe import Markup
 
 import workbench.plots.style  # noqa: F401  (sets the backend of HoloViews before Panel asks for it)
+from workbench.desk import Desk
 from workbench.palette import BAD, FONT, GOOD, MONOSPACE
 from workbench.text import plain
 
@@ -67,14 +68,23 @@ CARD_CSS = f"""
 
 
 class View(Protocol):
-    """One question about one run."""
+    """One question about what lies on the desk."""
+
+    needs: ClassVar[Literal["run", "memory", ""]]
+    """What must lie there for the view to be made."""
+
+    def __init__(self, desk: Desk): ...
 
     def panel(self) -> pn.viewable.Viewable:
         """What is shown; made once."""
         ...
 
     def refresh(self) -> None:
-        """The store has taken in something new."""
+        """The selection has changed, or the stores have taken in something new: show what is so now."""
+        ...
+
+    def tick(self) -> None:
+        """Called twice a second while the view is looked at."""
         ...
 
 

@@ -6,9 +6,9 @@ import holoviews as hv
 import panel as pn
 
 from workbench import plots
+from workbench.desk import Desk
 from workbench.plots.tree import score_limits
-from workbench.state import Selection
-from workbench.store import RunStore
+from workbench.stores.run import RunStore
 from workbench.views.focus import final_raw_blocks, question_line
 from workbench.views.parts import card, drawing, empty, prose, stack
 
@@ -16,13 +16,14 @@ from workbench.views.parts import card, drawing, empty, prose, stack
 class TreeView:
     """The pyramid of one history, coloured by similarity to the chosen question; scroll zooms, drag moves."""
 
-    def __init__(self, store: RunStore, selection: Selection):
-        self.store = store
-        self.selection = selection
+    needs = "run"
+
+    def __init__(self, desk: Desk):
+        assert desk.run is not None
+        self.store, self.selection = desk.run, desk.selection
         self._question = prose("")
         self._holder = pn.Column(sizing_mode="stretch_width", margin=0)
         self._drawn: tuple[object, ...] = ()
-        selection.param.watch(lambda *_: self.refresh(), ["history", "question", "arm"])
         self.refresh()
 
     def panel(self) -> pn.viewable.Viewable:
@@ -35,6 +36,9 @@ class TreeView:
                 self._holder,
             ),
         )
+
+    def tick(self) -> None:
+        """Nothing waits."""
 
     def refresh(self) -> None:
         history, question, arm = self.selection.history, self.selection.question, self.selection.arm

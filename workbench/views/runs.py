@@ -12,10 +12,9 @@ import polars as pl
 from bokeh.models import ColumnDataSource, Range1d
 
 from workbench import plots
+from workbench.desk import Desk
 from workbench.palette import SERIES
 from workbench.plots.curves import Panel, Series, panel_series
-from workbench.state import Selection
-from workbench.store import RunStore
 from workbench.text import series_legend
 from workbench.views.parts import card, empty, prose, side_by_side, stack
 
@@ -23,11 +22,14 @@ ROLLOVER_POINTS = 20_000
 """Points of one line that a page keeps; older ones leave it, never the run."""
 
 
-class CurvesView:
+class RunsView:
     """One card per panel that has something to show; new panels and lines join while the run goes on."""
 
-    def __init__(self, store: RunStore, selection: Selection):
-        self.store = store
+    needs = "run"
+
+    def __init__(self, desk: Desk):
+        assert desk.run is not None
+        self.store = desk.run
         self._lines = {panel.title: LivePanel(panel) for panel in (*plots.TRAIN_PANELS, *plots.INGEST_PANELS)}
         self._body = stack()
         self._shown: tuple[str, ...] | None = None
@@ -45,6 +47,9 @@ class CurvesView:
             self._body.objects = (
                 [side_by_side(*(self._lines[title].card for title in shown))] if shown else [self._nothing()]
             )
+
+    def tick(self) -> None:
+        """Nothing waits."""
 
     def _nothing(self) -> pn.Column:
         way_out = (

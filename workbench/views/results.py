@@ -7,17 +7,20 @@ import polars as pl
 from markupsafe import Markup
 
 from workbench import plots
-from workbench.state import Selection
-from workbench.store import RunStore
+from workbench.desk import Desk
+from workbench.stores.run import RunStore
 from workbench.text import arm_legend, arm_name, count, duration, percent, plain, size, table
 from workbench.views.parts import Redraw, card, drawing, empty, figures, prose, side_by_side, stack
 
 
-class OverviewView:
+class ResultsView:
     """Headline, key figures, and per group of histories: accuracy, accuracy by depth, the table."""
 
-    def __init__(self, store: RunStore, selection: Selection):
-        self.store = store
+    needs = "run"
+
+    def __init__(self, desk: Desk):
+        assert desk.run is not None
+        self.store = desk.run
         self._headline = prose("")
         self._figures = prose("")
         self._groups = stack()

@@ -19,7 +19,7 @@ import polars as pl
 from megacontext.errors import ConfigError
 from megacontext.telemetry import SCHEMAS, TelemetryTail
 from workbench.palette import arm_order
-from workbench.runs import json_object, read_info
+from workbench.stores.runs import json_object, read_info
 
 DEPTH_BINS = 5
 

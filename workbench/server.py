@@ -1,0 +1,107 @@
+"""The server of the workbench: its address, who may reach it, and its end.
+
+It listens on this machine only, because whoever reaches it can read the runs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import panel as pn
+from tornado.websocket import WebSocketClosedError
+
+from megacontext.errors import ConfigError
+from workbench.page import TITLE, build_page
+from workbench.state import Selection
+from workbench.stores.library import Library
+
+
+def serve(
+    library: Library,
+    run_name: str | None = None,
+    port: int = 0,
+    address: str = "127.0.0.1",
+    open_browser: bool = False,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the workbench until Ctrl-C (or SIGTERM), then return. `on_ready` gets the address once it answers.
+
+    Port 0 takes a free one. Raises ConfigError for an address that is not this machine's own, for a port that is
+    taken, and for a `run_name` that is no run.
+    """
+    if not _is_loopback(address):
+        raise ConfigError(
+            f"the workbench shows runs to whoever reaches it, so it listens on a loopback address only, "
+            f"got {address!r}; use 127.0.0.1 and an SSH tunnel"
+        )
+    if run_name is not None:
+        library.run(run_name)
+    port = _free_port(address, port)
+    host = f"[{address}]" if ":" in address else address
+    url = f"http://{host}:{port}/" + (Selection(run=run_name).to_query() if run_name else "")
+    server = pn.serve(
+        {"/": lambda: build_page(library, run_name)}, port=port, address=address, start=False, show=False,
+        title=TITLE, websocket_origin=[f"{host}:{port}", f"localhost:{port}"], verbose=False,
+        # A page that is gone is forgotten soon, so that an open workbench keeps its size.
+        check_unused_sessions=10_000, unused_session_lifetime=30_000,
+    )  # fmt: skip
+
+    def ready() -> None:
+        if on_ready is not None:
+            on_ready(url)
+        if open_browser:
+            server.show("/")
+
+    server.io_loop.asyncio_loop.set_exception_handler(_quiet_about_closed_pages)
+    previous = _on_sigterm(signal.default_int_handler)
+    try:
+        server.start()
+        server.io_loop.add_callback(ready)
+        server.io_loop.start()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _on_sigterm(previous)
+        server.stop()
+        library.close()
+
+
+def _quiet_about_closed_pages(loop: Any, context: dict[str, Any]) -> None:
+    """A page that is closed while the server still speaks to it is no news for the terminal."""
+    if not isinstance(context.get("exception"), WebSocketClosedError):
+        loop.default_exception_handler(context)
+
+
+def _on_sigterm(handler: Any) -> Any:
+    """Another handler for SIGTERM where one can be set: in the main thread. The one before."""
+    try:
+        return signal.signal(signal.SIGTERM, handler)
+    except ValueError:
+        return None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return address == "localhost" or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _free_port(address: str, port: int) -> int:
+    """`port`, or a free one for 0. The server needs it beforehand, to know which origins it may answer."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+            return probe.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"the workbench needs a free port, {address}:{port} is not ({error}); use --port 0"
+        ) from None

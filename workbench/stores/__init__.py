@@ -1,0 +1,1 @@
+"""What the workbench knows: frames and values, computed from files, without a word about pages."""

@@ -1,0 +1,79 @@
+"""Everything that one server may show, by name: the runs of a folder, their memories, and one memory beside them.
+
+A name is never a path, so no address that a page is opened with leads anywhere else. A memory is opened once in a
+process, whoever looks at it; the few that were looked at last stay open.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+from megacontext.errors import ConfigError
+from workbench.stores.memory import MemoryStore
+from workbench.stores.run import RunStore
+from workbench.stores.runs import RunSummary, list_runs
+
+MEMORIES_OPEN = 4
+"""Memories that stay open at most."""
+MEMORY_FOLDER = "memory"
+"""Folder of a run that holds the memories of its histories."""
+
+
+class Library:
+    """One per server, shared by its pages. `memory` is one that belongs to no run; its folder's name is its name."""
+
+    def __init__(self, runs: str | Path, memory: str | Path | None = None):
+        self.runs_folder = Path(runs)
+        self._given = None if memory is None else Path(memory).resolve()
+        self._open: OrderedDict[Path, MemoryStore] = OrderedDict()
+
+    @property
+    def given_memory(self) -> str:
+        """Name of the memory that belongs to no run; empty if there is none."""
+        return "" if self._given is None else self._given.name
+
+    def runs(self) -> list[RunSummary]:
+        """Runs in the folder, the newest first."""
+        return list_runs(self.runs_folder)
+
+    def run(self, name: str) -> RunStore:
+        """A run by its name, read anew for whoever asks. Raises ConfigError for none."""
+        return RunStore(self.run_path(name))
+
+    def run_path(self, name: str) -> Path:
+        """The folder of a run. Raises ConfigError for a name that is a path: it could lead elsewhere."""
+        return self.runs_folder / _bare(name, f"a run is named by its folder in {self.runs_folder}")
+
+    def memories(self, run: str = "") -> dict[str, Path]:
+        """Memories that may be opened, by name: the given one, and `RUN/HISTORY` for those of a run."""
+        found = {} if self._given is None else {self.given_memory: self._given}
+        folder = self.run_path(run) / MEMORY_FOLDER if run else None
+        if folder is not None and folder.is_dir():
+            found |= {f"{run}/{path.name}": path for path in sorted(folder.iterdir()) if path.is_dir()}
+        return found
+
+    def memory(self, name: str) -> MemoryStore:
+        """A memory by its name, opened if it is not yet. Raises ConfigError for no such name, and what opening does."""
+        run, _, _ = name.rpartition("/")
+        path = self.memories(run).get(name)
+        if path is None:
+            raise ConfigError(f"there is no memory {name!r} here; choose one of {self.runs_folder}")
+        path = path.resolve()
+        if path not in self._open:
+            self._open[path] = MemoryStore(path)
+            while len(self._open) > MEMORIES_OPEN:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(path)
+        return self._open[path]
+
+    def close(self) -> None:
+        """Let go of all memories."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def _bare(name: str, rule: str) -> str:
+    if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+        raise ConfigError(f"{rule}, got {name!r}; give the bare name")
+    return name
