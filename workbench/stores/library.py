@@ -7,10 +7,12 @@ process, whoever looks at it; the few that were looked at last stay open.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from megacontext.errors import ConfigError
 from workbench.stores.memory import MemoryStore
+from workbench.stores.parts import Parts
 from workbench.stores.run import RunStore
 from workbench.stores.runs import RunSummary, list_runs
 
@@ -23,8 +25,10 @@ MEMORY_FOLDER = "memory"
 class Library:
     """One per server, shared by its pages. `memory` is one that belongs to no run; its folder's name is its name."""
 
-    def __init__(self, runs: str | Path, memory: str | Path | None = None):
+    def __init__(self, runs: str | Path, memory: str | Path | None = None, *, models: Sequence[str] = ()):
+        """`models` are tried first where one is wanted to read a memory, before those that ship."""
         self.runs_folder = Path(runs)
+        self.parts = Parts(models)
         self._given = None if memory is None else Path(memory).resolve()
         self._open: OrderedDict[Path, MemoryStore] = OrderedDict()
 
