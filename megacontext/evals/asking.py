@@ -18,7 +18,7 @@ from megacontext.evals.histories import Case
 from megacontext.index.addresses import AddressIndex
 from megacontext.runtime.reading import Reading
 from megacontext.runtime.run import RunFolder
-from megacontext.runtime.session import Focus
+from megacontext.runtime.tracing import record_focus
 
 _SENTENCE_TOKENS = 24
 """Of an answer by a model that was never trained to say a value and nothing else."""
@@ -55,7 +55,15 @@ def ask_all(
         else:
             readings += one.readings
         if one.focuses:
-            _record_focus(one.focuses[0], case, arm, number, run, traced=number < traced)
+            record_focus(
+                run.telemetry,
+                one.focuses[0].steps,
+                history=case.name,
+                arm=arm,
+                question=number,
+                budget_positions=session.config.budget,
+                entries=number < traced,
+            )
         if arm == "lensnet" and number < traced:
             _record_block_scores(case, prompt, number, run)
         told()
@@ -82,51 +90,6 @@ def ask_all(
         rows.append(row | spent | {"group": case.history.group, "history_tokens": len(case.asked.ids)})
     run.flush()
     return rows
-
-
-def _record_focus(focus: Focus, case: Case, arm: str, number: int, run: RunFolder, *, traced: bool) -> None:
-    """One `focus` row a step; for traced questions also one `entry` row for each entry of each step."""
-    for at, step in enumerate(focus.steps):
-        expanded = sum(edit.kind == "expand" for edit in step.edits)
-        run.telemetry.emit(
-            "focus",
-            history=case.name,
-            arm=arm,
-            question=number,
-            step=at,
-            entries=len(step.context),
-            cost_positions=step.context.cost,
-            budget_positions=case.session.config.budget,
-            expanded=expanded,
-            collapsed=len(step.edits) - expanded,
-            refused=step.refused,
-            score_max=float(step.scores.max(initial=-1.0)),
-            latency_ms=step.latency_ms,
-        )
-        if traced:
-            context, entries = step.context, len(step.context)
-            edits = np.full(entries, "", dtype=object)
-            for edit in step.edits:
-                edits[edit.slot] = edit.kind
-            run.telemetry.emit_frame(
-                "entry",
-                pl.DataFrame(
-                    {
-                        "history": [case.name] * entries,
-                        "arm": [arm] * entries,
-                        "question": np.full(entries, number),
-                        "step": np.full(entries, at),
-                        "slot": np.arange(entries),
-                        "lod": context.lod,
-                        "index": context.index,
-                        "start": context.start,
-                        "stop": context.stop,
-                        "cost_positions": context.costs,
-                        "score": step.scores,
-                        "edit": edits.tolist(),
-                    }
-                ),
-            )
 
 
 def _record_block_scores(case: Case, prompt: np.ndarray, number: int, run: RunFolder) -> None:

@@ -22,20 +22,18 @@ import torch
 
 from megacontext.errors import BudgetError, ConfigError, ShapeError
 from megacontext.focus import NO_RULES, AllocatorState, FocusStep, Rules, WorkingContext, fit, refocus
-from megacontext.focus.state import edited_node
 from megacontext.runtime.context_cache import ContextCache, NextToken, ReadReport
+from megacontext.runtime.edit_memory import Edits, with_refocus
 from megacontext.runtime.explain import EntryExplanation, explain
 from megacontext.runtime.generation import check_drawing, check_ids
 from megacontext.runtime.layout import LAYOUTS, context_room, most_rows
 from megacontext.runtime.live_state import LiveState, read_state, write_state
 from megacontext.runtime.session import Session
 from megacontext.runtime.speech import Manner, Speech
+from megacontext.runtime.tracing import record_focus
 from megacontext.scoring import Question
-from megacontext.spans import Node, node_span
 from megacontext.telemetry import NullTelemetry, Telemetry
 
-_KEPT_EDITS = 16
-"""How many of the last edits of a node are remembered."""
 _NOTHING = np.zeros(0, dtype=np.int32)
 _MOVED_BY_A_QUESTION = ("context", "allocator", "edits", "covered", "refocused", "_numbers", "_focused_at")
 
@@ -119,9 +117,8 @@ class LiveSession:
         """The last refocus."""
         self.report: ReadReport | None = None
         """The last reading."""
-        self.edits: dict[Node, list[tuple[int, str]]] = {}
-        """What was done to the nodes that are shown and to those above them: number of the refocus, and the edit
-        ("fold" where it only made room), the last few of each."""
+        self.edits: Edits = {}
+        """What was done to the nodes that are shown and to those above them."""
         self.covered = 0
         """Tokens that the stable part of a cover-first layout stands for."""
         self._numbers = 0
@@ -260,27 +257,22 @@ class LiveSession:
         slot = fitted.slot_of(grown.start)
         gave_way = fitted.lod[slot] > grown.lod
         self.refocused = Refocus(self._numbers, context.num_tokens, steps, int(gave_way.sum()))
-        self._note_edits(fitted, np.unique(slot[gave_way]), steps)
+        self.edits = with_refocus(
+            self.edits, self._numbers, fitted, np.unique(slot[gave_way]), steps, context
+        )
+        if self._telemetry.enabled and self._before is None:
+            # A question is a look aside: the next refocus has its number again.
+            record_focus(
+                self._telemetry,
+                steps,
+                history=Path(self.memory.history.label).name,
+                arm=self.config.scorer or self.session.scorer_name,
+                question=self._numbers,
+                budget_positions=self.budget,
+            )
         self._focused_at = context.num_tokens
         self._numbers += 1
         return self.refocused
-
-    def _note_edits(self, fitted: WorkingContext, folded: np.ndarray, steps: tuple[FocusStep, ...]) -> None:
-        said = [(Node(int(fitted.lod[slot]), int(fitted.index[slot])), "fold") for slot in folded]
-        for step in steps:
-            said += [(edited_node(step.context, edit), edit.kind) for edit in step.edits]
-        edits = dict(self.edits)
-        for node, kind in said:
-            edits[node] = [*edits.get(node, ()), (self._numbers, kind)][-_KEPT_EDITS:]
-        self.edits = {node: kinds for node, kinds in edits.items() if self._is_near(node)}
-
-    def _is_near(self, node: Node) -> bool:
-        """Whether a node is shown, or opened into what is shown."""
-        start = node_span(node, self.context.block_size).start
-        if start >= self.context.num_tokens:
-            return False
-        slot = int(self.context.slot_of(np.array([start]))[0])
-        return max(int(self.context.lod[slot]), 1) <= node.lod
 
     # Speaking.
 

@@ -100,7 +100,7 @@ class Session:
         self.encoder = encoder_of(bundle)
         if isinstance(bundle, FrozenReader):
             self.frame, self.gists = bundle.frame, gists_of(bundle, memory)
-        self._scorer_name, self._seed = scorer, seed
+        self.scorer_name, self._seed = scorer, seed
         SCORERS.get(scorer)
         self._scorers: dict[tuple[str, int, int], Scorer] = {}
 
@@ -260,7 +260,7 @@ class Session:
 
     def scorer(self, name: str | None = None) -> Scorer:
         """The scorer of that name, or the session's own, over the history as it is; made anew when it has changed."""
-        name = name or self._scorer_name
+        name = name or self.scorer_name
         key = name, self.memory.num_blocks, self.memory.revision
         if key not in self._scorers:
             self._scorers = {other: made for other, made in self._scorers.items() if other[1:] == key[1:]}

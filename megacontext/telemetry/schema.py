@@ -15,7 +15,7 @@ import polars as pl
 
 from megacontext.errors import ConfigError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class Column(NamedTuple):
@@ -109,8 +109,9 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "score_max": Column(_FLOAT, "highest score of an entry, -1..1"),
         "latency_ms": Column(_FLOAT, "milliseconds that scoring, planning and editing took"),
     },
-    # Traced questions only: one row per entry and step, the state before the step's edits. In the last step
-    # no entry is edited: it is the final context.
+    # Traced questions, and every refocus of a session that goes on (its question is the number of the refocus, its
+    # history the memory's name): one row per entry and step, the state before the step's edits. In the last step no
+    # entry is edited: it is the final context.
     "entry": {
         "history": _HISTORY,
         "arm": _ARM,
@@ -128,6 +129,9 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "cost_positions": Column(_INT, "positions that it costs"),
         "score": Column(_FLOAT, "its score, -1..1, positive for more detail"),
         "edit": Column(_TEXT, "what the step does to it: expand, collapse, or nothing (empty)"),
+        "reason": Column(
+            _TEXT, "name of the focus.reasons.Reason: what became of it and why, since version 5"
+        ),
     },
     # Traced questions only: one row per block of the history.
     "block_score": {

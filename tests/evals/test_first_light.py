@@ -23,6 +23,7 @@ from megacontext.evals.first_light import (
     tables,
 )
 from megacontext.evals.statistics import wilson
+from megacontext.focus import Reason
 from megacontext.models.gpt import KVCache
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
@@ -164,6 +165,8 @@ def test_every_recorded_context_tiles_its_history_and_keeps_to_the_budget(done):
         assert row["cost_positions"].item() == context["cost_positions"].sum() <= BUDGET
         assert row["entries"].item() == context.height
         assert row["expanded"].item() == (context["edit"] == "expand").sum()
+        assert row["expanded"].item() == (context["reason"] == "EXPANDED").sum()
+        assert set(context["reason"]) <= {reason.name for reason in Reason}
     last = entries.filter(pl.col("step") == pl.col("step").max().over("history", "arm", "question"))
     assert (last["edit"] == "").all()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from toys import VOCABULARY, K, ids_of
 
 from megacontext.errors import BudgetError, CheckpointError, ConfigError, ShapeError
-from megacontext.focus import Rules
+from megacontext.focus import Reason, Rules
 from megacontext.runtime.generation import generate
 from megacontext.runtime.live import LiveConfig, LiveSession
 from megacontext.runtime.session import FocusConfig, Session
@@ -249,6 +249,27 @@ def test_every_reading_leaves_its_telemetry(bundle, encoder, tmp_path):
     assert rows.height >= 4 and rows["positions"].max() <= BUDGET
     assert (rows["rows_reused"] + rows["rows_computed"] == rows["positions"]).all()
     assert rows["reused_share"][1:].max() > 0.5
+
+
+def test_every_refocus_can_be_replayed_and_a_question_aside_leaves_no_trace(bundle, encoder, tmp_path):
+    with TelemetryWriter(tmp_path / "telemetry") as telemetry:
+        live = live_over(bundle, encoder, 700, path=tmp_path / "heard", scorer="random", telemetry=telemetry)
+        first = live.refocused
+        live.ask(ids_of(5))
+        live.observe(ids_of(3 * K))
+        last = live.refocused
+    entries = read(tmp_path / "telemetry", "entry")
+    assert set(entries["question"]) == {first.number, last.number} == {0, 1}
+    assert set(entries["history"]) == {"heard"} and set(entries["arm"]) == {"random"}
+    for refocus in (first, last):
+        steps = entries.filter(entries["question"] == refocus.number).partition_by("step")
+        assert [step["lod"].to_list() for step in steps] == [
+            one.context.lod.tolist() for one in refocus.steps
+        ]
+        codes = [[Reason[name] for name in step["reason"]] for step in steps]
+        assert codes == [one.reasons.tolist() for one in refocus.steps]
+    asked = read(tmp_path / "telemetry", "focus")
+    assert len(asked) == len(first.steps) + len(last.steps) and (asked["budget_positions"] == BUDGET).all()
 
 
 def test_explanations_cover_the_context_and_say_what_was_read(bundle, encoder, tokenizer):
