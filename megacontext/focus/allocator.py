@@ -164,6 +164,7 @@ def refocus(
     rules: Rules = NO_RULES,
     *,
     goal: WorkingContext | None = None,
+    told: Callable[[FocusStep], None] = lambda step: None,
 ) -> list[FocusStep]:
     """Score, plan, apply, until nothing is left to do or `max_steps` steps have made edits.
 
@@ -172,6 +173,7 @@ def refocus(
     scores say what remained. Where only a cooldown stands in the way, the step passes and is planned again with the
     same scores, since nothing has changed. Ends for any scores: within one call a node is expanded at most once and
     collapsed at most once. Raises what `plan` raises, and BudgetError if the budget does not hold what is pinned.
+    `told` hears of each step as it is made; what it raises ends the refocus.
     """
     state = replace(state, closed=frozenset())
     began = time.perf_counter()
@@ -209,6 +211,7 @@ def refocus(
                 stopped=stopped and bool(planned.edits),
             )
         )
+        told(steps[-1])
         if not edits:
             return steps
         context, began = after, time.perf_counter()

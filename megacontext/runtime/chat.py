@@ -16,10 +16,8 @@ from typing import Any, Literal, Protocol
 from megacontext.errors import ConfigError, MegaContextError
 from megacontext.models.base import BaseModel
 from megacontext.runtime.generation import check_drawing, generate
+from megacontext.runtime.spelling import Spelling
 from megacontext.tokenizer import Tokenizer
-
-_CUT = "\ufffd"
-"""What a decoder gives for bytes that are no character, or not yet one."""
 
 
 @dataclass(frozen=True)
@@ -191,21 +189,17 @@ class Conversation:
         return self._streamed(tokens, turns)
 
     def _streamed(self, tokens: Iterator[int], turns: list[Turn]) -> Iterator[str]:
-        drawn: list[int] = []
-        told, readable = 0, True
+        spelling, readable = Spelling(self.form.decode), True
         try:
             for token in tokens:
-                drawn.append(token)
-                whole = self.form.decode(drawn).rstrip(_CUT)
-                if len(whole) > told:
-                    yield whole[told:]
-                    told = len(whole)
-            if rest := self.form.decode(drawn)[told:]:
+                if piece := spelling.take(token):
+                    yield piece
+            if rest := spelling.rest():
                 yield rest
         except MegaContextError:
             readable = False
             raise
         finally:
             if readable:
-                self.answer_tokens = len(drawn)
-                self.turns = [*turns, Turn("assistant", self.form.decode(drawn))]
+                self.answer_tokens = len(spelling.ids)
+                self.turns = [*turns, Turn("assistant", spelling.text)]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from megacontext.focus.allocator import FocusStep
 from megacontext.focus.context import WorkingContext
+from megacontext.focus.rules import NO_RULES, Rules
 from megacontext.runtime.session import Session
+from megacontext.runtime.spelling import Spelling
 from megacontext.tasks.facts import as_prompt
 from megacontext.tree.memory import Memory
 
@@ -28,20 +32,33 @@ class Passage:
 
 
 def tell(
-    session: Session, question: str, scorer: str | None = None, *, max_tokens: int = 32
+    session: Session,
+    question: str,
+    scorer: str | None = None,
+    *,
+    max_tokens: int = 32,
+    rules: Rules = NO_RULES,
+    looked: Callable[[FocusStep], None] = lambda step: None,
+    said: Callable[[str], None] = lambda piece: None,
 ) -> dict[str, Any]:
     """Answer `question`, and say what was read for it, how many positions that took, and how long.
 
+    `looked` hears of each focus step and `said` of each piece of the answer as they come; what either raises ends it.
     Raises BudgetError.
     """
     began = time.perf_counter()
     prompt = session.bundle.tokenizer.encode(as_prompt(question))
-    focus = session.focus(prompt, scorer=scorer)
+    focus = session.focus(prompt, scorer=scorer, rules=rules, told=looked)
     reading = session.read(focus.context, prompt)
-    answer = session.decode([reading], max_tokens=max_tokens)[0]
+    spelling = Spelling(session.bundle.tokenizer.decode)
+    for token in session.decoding(reading, max_tokens=max_tokens):
+        if piece := spelling.take(token):
+            said(piece)
+    if rest := spelling.rest():
+        said(rest)
     return {
         "question": question,
-        "answer": answer,
+        "answer": spelling.text.strip(),
         "positions": reading.cost,
         "tokens": session.memory.num_tokens,
         "seconds": time.perf_counter() - began,

@@ -7,7 +7,7 @@ same history. Their last hidden states are averaged, and each goes on with the t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -67,6 +67,22 @@ def _decode(
     return [list(itertools.takewhile(lambda token: token not in stops, row)) for row in rows_said]
 
 
+def decoding(
+    base: BaseModel, reading: Reading, *, max_tokens: int, stop_tokens: Collection[int]
+) -> Iterator[int]:
+    """Token ids that follow one reading, each as it is drawn, at most `max_tokens` and none of `stop_tokens`."""
+    rows = _OneByOne([reading], base, max_tokens)
+    for number in range(max_tokens):
+        with torch.inference_mode():
+            token = base.unembed(rows.hidden).argmax(dim=-1)  # (1, 1)
+        if (drawn := int(token)) in stop_tokens:
+            return
+        yield drawn
+        if number + 1 < max_tokens:
+            with torch.inference_mode():
+                rows.go_on(token)
+
+
 class _SideBySide:
     """Readings of tokens and embedding gists in one batch; `hidden` (B, 1, E) is what each says next."""
 
@@ -87,7 +103,7 @@ class _SideBySide:
 
 
 class _OneByOne:
-    """The same for readings whose gists are keys and values: those go into a cache of each reading's own."""
+    """The same with a cache of each reading's own, where gists that are keys and values have a place too."""
 
     def __init__(self, readings: list[Reading], base: BaseModel, max_tokens: int):
         self._caches = [ContextCache(base, reading.cost + max_tokens) for reading in readings]

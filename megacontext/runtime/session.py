@@ -7,6 +7,7 @@ exchangeable. When the whole history fits the budget, the context is plain token
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,12 @@ from megacontext.errors import BudgetError, ConfigError
 from megacontext.focus.allocator import AllocatorConfig, AllocatorState, FocusStep, refocus
 from megacontext.focus.context import WorkingContext, check_budget
 from megacontext.focus.exact import NodeUtilities, best_context
+from megacontext.focus.rules import NO_RULES, Rules
 from megacontext.models.attention_mass import AttentionWatch
 from megacontext.models.gpt import GPT
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.context_cache import ContextCache
-from megacontext.runtime.decoding import decode_greedily
+from megacontext.runtime.decoding import decode_greedily, decoding
 from megacontext.runtime.frozen.encoding import encoder_of, gists_of
 from megacontext.runtime.frozen.reader import FrozenReader
 from megacontext.runtime.gist_reading import AttentionToGists
@@ -125,9 +127,12 @@ class Session:
         number: int = 0,
         needed_blocks: tuple[int, ...] = (),
         heads: int = 1,
+        rules: Rules = NO_RULES,
+        told: Callable[[FocusStep], None] = lambda step: None,
     ) -> Focus:
         """Choose the working context for `prompt` (P,) token ids, starting from the coarse cover of the history.
 
+        What the rules pin stays open, what they exclude stays folded; `told` hears of each step as it is made.
         With several `heads` the context has that part of the budget: all heads' positions together are what it holds.
         Raises BudgetError when prompt and coarsest cover do not fit the budget together, ConfigError for the strategy
         `exact` with a scorer that has no number for each block.
@@ -139,7 +144,8 @@ class Session:
         start = starting_context(memory.num_tokens, memory.block_size, budget, around)
         if not start.lod.any():
             return Focus([], start, (time.perf_counter() - began) * 1000)
-        asked, by = Question(number=number, ids=prompt, needed_blocks=needed_blocks), self.scorer(scorer)
+        asked = Question(number=number, ids=prompt, needed_blocks=needed_blocks, excluded=rules.excluded)
+        by = self.scorer(scorer)
         room = context_room(budget - around, start, layout)
         steps = refocus(
             start,
@@ -148,7 +154,9 @@ class Session:
             AllocatorState(),
             self.config.allocator,
             self.config.max_steps,
+            rules,
             goal=self.goal(by, asked, room),
+            told=told,
         )
         if memory.writable:
             self.count_accesses(steps)
@@ -237,18 +245,24 @@ class Session:
         reading = self.read(self.focus(prompt).context, prompt)
         return self.decode([reading], max_tokens=max_tokens)[0]
 
+    def decoding(self, reading: Reading, *, max_tokens: int) -> Iterator[int]:
+        """Ids of the greedy continuation of one reading as they are drawn, up to the end of the line."""
+        return decoding(self.bundle.base, reading, max_tokens=max_tokens, stop_tokens=self._stops())
+
     def decode(self, readings: list[Reading], *, max_tokens: int = 12, heads: int = 1) -> list[str]:
         """Greedy continuations of readings, up to the end of the line, without surrounding blanks.
 
         The readings may come from several sessions on one model. Every `heads` in a row are one reader's.
         """
-        tokenizer = self.bundle.tokenizer
-        (newline,) = tokenizer.encode("\n").tolist()
-        stops = self.frame.stops | {newline}
         rows = decode_greedily(
-            self.bundle.base, readings, max_tokens=max_tokens, stop_tokens=stops, heads=heads
+            self.bundle.base, readings, max_tokens=max_tokens, stop_tokens=self._stops(), heads=heads
         )
-        return [tokenizer.decode(row).strip() for row in rows]
+        return [self.bundle.tokenizer.decode(row).strip() for row in rows]
+
+    def _stops(self) -> frozenset[int]:
+        """What ends an answer."""
+        (newline,) = self.bundle.tokenizer.encode("\n").tolist()
+        return self.frame.stops | {newline}
 
     def count_accesses(self, steps: list[FocusStep]) -> None:
         """Note in the memory which entries each step saw and unfolded."""
