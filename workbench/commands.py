@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from megacontext.cli.eval import EvalOptions, print_results
 from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.tables import results_tables
 from megacontext.config import load_recipe
+from megacontext.errors import ConfigError
 from megacontext.evals.first_light import FirstLightConfig, prepare, run_first_light
 from megacontext.runtime.run import RunFolder
+from megacontext.tree.data_file import is_memory
 
 _DEMOS = {"tiny": "demo", "smollm2": "demo-smollm2"}
 """Recipes of the demo, by who answers."""
@@ -132,19 +135,43 @@ class Report:
 
 @dataclass(frozen=True)
 class Workbench:
-    """Watch runs, live or finished, in the browser. Viewing never writes."""
+    """Watch runs and memories in the browser, live or finished. Viewing never writes."""
 
-    run_folder: Annotated[Path | None, tyro.conf.Positional] = None
-    """The run to open first, e.g. runs/demo; default: the newest in --runs"""
+    target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN|MEMORY]")] = None
+    """The folder of a run or of a memory to open first, e.g. runs/demo; default: the newest run in --runs"""
     runs: Path = Path("runs")
     """Folder that holds the runs."""
+    write: bool = False
+    """Open MEMORY so that Talk may keep notes in it and forget passages of it, each after a confirmation."""
+    model: str | None = None
+    """The model that MEMORY was made with, where it is none of those that ship: the path of its folder."""
+    address: str = "127.0.0.1"
+    """Where to listen. Any but a loopback address wants a --token."""
+    token: str = ""
+    """What a browser must bring to see anything; at least 12 characters."""
     port: int = 0
     """Port; 0 = a free one."""
+    json: bool = False
+    """Print the address as JSON on standard output."""
 
     def run(self) -> int:
-        if self.run_folder is None:
-            return _serve(self.runs, None, self.port)
-        return _serve(self.run_folder.parent, self.run_folder.name, self.port)
+        runs, name, memory = self.runs, None, None
+        if self.target is not None:
+            if (self.target / "run.json").is_file():
+                runs, name = self.target.resolve().parent, self.target.resolve().name
+            elif is_memory(self.target):
+                memory = self.target
+            else:
+                raise ConfigError(
+                    f"the workbench opens a run (a folder with run.json) or a memory, {self.target} is neither; list "
+                    f"runs with `ls {self.runs}`, or make one with `megacontext demo`"
+                )
+        if self.write and memory is None:
+            raise ConfigError("--write is for a memory that is named, got none; add its folder")
+        return _serve(
+            runs, name, self.port, memory=memory, write=self.write, model=self.model, address=self.address,
+            token=self.token, as_json=self.json,
+        )  # fmt: skip
 
 
 def write_report(run_folder: Path) -> Path:
@@ -154,14 +181,30 @@ def write_report(run_folder: Path) -> Path:
     return write(run_folder)
 
 
-def _serve(runs: Path, name: str | None, port: int) -> int:
+def _serve(
+    runs: Path,
+    name: str | None,
+    port: int,
+    *,
+    memory: Path | None = None,
+    write: bool = False,
+    model: str | None = None,
+    address: str = "127.0.0.1",
+    token: str = "",
+    as_json: bool = False,
+) -> int:
     from workbench.server import serve
     from workbench.stores.library import Library
 
-    serve(
-        Library(runs),
-        name,
-        port=port,
-        on_ready=lambda url: print(f"workbench: {url} (Ctrl-C to stop)", file=sys.stderr, flush=True),
-    )
+    library = Library(runs, memory, models=(model,) if model else (), writable=write)
+    if memory is not None:
+        library.memory(library.given_memory)  # what cannot be opened is said here, and not in a browser
+
+    def ready(url: str) -> None:
+        if as_json:
+            print(json.dumps({"url": url}), flush=True)
+        else:
+            print(f"workbench: {url} (Ctrl-C to stop)", file=sys.stderr, flush=True)
+
+    serve(library, name, port=port, address=address, token=token, on_ready=ready)
     return 0

@@ -21,9 +21,10 @@ from workbench.desk import Desk
 from workbench.palette import BAD, GOOD, NEUTRAL
 from workbench.state import VIEWS, Selection
 from workbench.stores.library import Library
+from workbench.stores.memory import MemoryStore
 from workbench.stores.run import RunStore
 from workbench.stores.runs import RunSummary
-from workbench.text import count, plain, visible
+from workbench.text import count, plain, size, visible
 from workbench.theme import theme
 from workbench.views import VIEW_CLASSES, View
 from workbench.views.parts import empty, pairs, problem, prose, stack
@@ -193,6 +194,8 @@ class Workbench:
         """Make the controls agree with the selection."""
         run, chosen = self.desk.run, self.selection
         histories = [] if run is None else run.histories()
+        for control in (self._history, self._question, self._arm):
+            control.visible = run is not None
         self._history.param.update(options=histories, value=chosen.history or None, disabled=not histories)
         questions = {} if run is None else question_labels(run, chosen.history)
         self._question.param.update(
@@ -217,6 +220,7 @@ class Workbench:
         # The selection first: a control that differs from it would be taken for a choice of another run.
         self.selection.run = wanted
         self._run.param.update(options=names, value=wanted or None, disabled=not names)
+        self._run.visible = bool(names) or not self.library.given_memory
 
     def _open_run(self) -> None:
         self._views, self._stale = {}, set()
@@ -269,7 +273,12 @@ class Workbench:
     def _describe(self) -> None:
         run = self.desk.run
         self._state_shown = "" if run is None else run.state
-        self._about.object = "" if run is None else str(about(run))
+        if run is not None:
+            self._about.object = str(about(run))
+            return
+        with self._telling():
+            memory = self.desk.memory()
+            self._about.object = "" if memory is None else str(about_memory(self.desk.memory_name, memory))
 
 
 def about(store: RunStore) -> Markup:
@@ -293,6 +302,17 @@ def about(store: RunStore) -> Markup:
         else Markup("")
     )
     return badge + said + pairs(items)
+
+
+def about_memory(name: str, store: MemoryStore) -> Markup:
+    """Name and size of a memory that belongs to no run."""
+    return Markup("<h2>{}</h2>").format(plain(name, 80)) + pairs([
+        ("tokens", count(store.num_tokens)),
+        ("documents", count(len(store.memory.documents))),
+        ("gists", f"{len(store.memory.catalogue.versions)} versions"),
+        ("file", size(store.memory.store_bytes)),
+        ("opened", "for writing" if store.memory.writable else "for reading"),
+    ])  # fmt: skip
 
 
 def question_labels(store: RunStore, history: str) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The server of the workbench: its address, who may reach it, and its end.
 
-It listens on this machine only, because whoever reaches it can read the runs.
+It listens on this machine only, because whoever reaches it can read the runs. On another address it asks for a token
+once, and the browser keeps it as a cookie.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import socket
 import sys
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import panel as pn
 from tornado.websocket import WebSocketClosedError
 
 from megacontext.errors import ConfigError
+from workbench.admission import LEAST_TOKEN_CHARACTERS, LOGIN, TokenAsked
 from workbench.page import TITLE, build_page
 from workbench.state import Selection
 from workbench.stores.library import Library
@@ -26,29 +29,40 @@ def serve(
     run_name: str | None = None,
     port: int = 0,
     address: str = "127.0.0.1",
+    token: str = "",
     open_browser: bool = False,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the workbench until Ctrl-C (or SIGTERM), then return. `on_ready` gets the address once it answers.
 
-    Port 0 takes a free one. Raises ConfigError for an address that is not this machine's own, for a port that is
-    taken, and for a `run_name` that is no run.
+    Port 0 takes a free one. Raises ConfigError for an address that is not this machine's own without a `token`, for a
+    port that is taken, and for a `run_name` that is no run.
     """
-    if not _is_loopback(address):
+    if not (_is_loopback(address) or token):
         raise ConfigError(
-            f"the workbench shows runs to whoever reaches it, so it listens on a loopback address only, "
-            f"got {address!r}; use 127.0.0.1 and an SSH tunnel"
+            "the workbench shows runs to whoever reaches it, so without a token it listens on a loopback address only, "
+            f"got {address!r}; give --token, or use 127.0.0.1 and an SSH tunnel"
+        )
+    if token and len(token) < LEAST_TOKEN_CHARACTERS:
+        raise ConfigError(
+            f"a token must have at least {LEAST_TOKEN_CHARACTERS} characters, got {len(token)}; make a longer one"
         )
     if run_name is not None:
         library.run(run_name)
     port = _free_port(address, port)
     host = f"[{address}]" if ":" in address else address
-    url = f"http://{host}:{port}/" + (Selection(run=run_name).to_query() if run_name else "")
+    query = Selection(run=run_name).to_query() if run_name else ""
+    url = f"http://{host}:{port}/{query}"
+    if token:
+        url = f"http://{host}:{port}{LOGIN}?token={quote(token)}"
+    # Whoever gave an address may call it by any name. Then the cookie, which other sites cannot use, is what counts.
+    origins = [f"{host}:{port}", f"localhost:{port}"] if _is_loopback(address) else ["*"]
     server = pn.serve(
         {"/": lambda: build_page(library, run_name)}, port=port, address=address, start=False, show=False,
-        title=TITLE, websocket_origin=[f"{host}:{port}", f"localhost:{port}"], verbose=False,
+        title=TITLE, websocket_origin=origins, verbose=False,
         # A page that is gone is forgotten soon, so that an open workbench keeps its size.
         check_unused_sessions=10_000, unused_session_lifetime=30_000,
+        **({"auth_provider": TokenAsked(token)} if token else {}),
     )  # fmt: skip
 
     def ready() -> None:

@@ -19,6 +19,7 @@ VIEWS = {
     "results": "Results",
     "tree": "Tree",
     "focus": "Focus",
+    "talk": "Talk",
 }
 """Name of each view in an address, and in words; in the order of the tabs."""
 PREFERRED_ARMS = ("lensnet", "lensnet+bm25", "bm25", "oracle")
@@ -37,7 +38,13 @@ class Selection(param.Parameterized):
     node = param.String(default="", doc="a node of the tree as LOD:INDEX; a single token is 0:TOKEN")
     span = param.String(default="", doc="tokens that the tree shows as START-STOP; empty for all")
 
-    KEYS = ("run", "view", "history", "arm", "question", "step", "memory", "node", "span")
+    model = param.String(default="", doc="who answers in Talk: a model that ships, or the path of a folder")
+    scorer = param.String(default="", doc="who chooses what is read in Talk")
+    pinned = param.String(default="", doc="tokens that stay in view in Talk, as START-STOP,START-STOP")
+
+    KEYS = (
+        "run", "view", "history", "arm", "question", "step", "memory", "node", "span", "model", "scorer", "pinned",
+    )  # fmt: skip
 
     def to_query(self) -> str:
         """The selection as a URL query with its question mark; only what is selected."""
@@ -77,6 +84,18 @@ class Selection(param.Parameterized):
 
 def _preferred(arms: list[str]) -> str:
     return next((arm for arm in PREFERRED_ARMS if arm in arms), arms[0] if arms else "")
+
+
+def spans_of(text: str) -> list[tuple[int, int]]:
+    """Spans of tokens written as START-STOP,START-STOP, sorted; whatever is none is left out."""
+    spans = set()
+    for one in text.split(","):
+        ends = one.split("-")
+        if len(ends) == 2 and all(end.isascii() and end.isdigit() and len(end) < 16 for end in ends):
+            start, stop = map(int, ends)
+            if start < stop:
+                spans.add((start, stop))
+    return sorted(spans)
 
 
 def query_of(values: Mapping[str, object]) -> str:

@@ -27,6 +27,11 @@ DEFAULT_MAP_BYTES = 1 << 28
 MOST_TABLES = 128
 
 
+def is_memory(folder: Path) -> bool:
+    """Whether a folder is one that a memory was made in, be it whole or damaged."""
+    return (folder / CURRENT_FILE).is_file()
+
+
 def put_all(transaction: lmdb.Transaction, table: object, records: Sequence[Record]) -> None:
     """Put records, in key order; appended if they all come behind what is there, so that every page is filled."""
     if not records:

@@ -17,15 +17,20 @@ serve(Library(sys.argv[1]), port=0, on_ready=lambda url: print(url, flush=True))
 """
 
 
+def started(program: str, *arguments: str) -> subprocess.Popen[str]:
+    """A Python program in a process of its own, with our packages."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+
+
 class Served:
     """A workbench in a process of its own, as a user has it."""
 
     def __init__(self, folder: Path):
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=environment,
-        )  # fmt: skip
+        self.process = started(SERVE, str(folder))
         self.folder = folder
         self.url = self.process.stdout.readline().strip()
         assert self.url.startswith("http://127.0.0.1:"), self.process.stderr.read()

@@ -124,3 +124,24 @@ def test_each_history_has_a_line_of_its_own(store: RunStore) -> None:
         "16k-1",
         "book-0",
     ]
+
+
+def test_a_lens_that_is_drawn_on_takes_the_limits_and_labels_of_each_context() -> None:
+    def entries(count: int) -> pl.DataFrame:
+        numbers = list(range(count))
+        return pl.DataFrame({
+            "slot": numbers, "lod": [1] * count, "index": numbers, "start": [32 * one for one in numbers],
+            "stop": [32 * one + 32 for one in numbers], "cost_positions": [1] * count, "score": [0.0] * count,
+            "edit": [""] * count,
+        })  # fmt: skip
+
+    pipe = hv.streams.Pipe(data=entries(10))
+    figure = (
+        hv.renderer("bokeh")
+        .get_plot(hv.DynamicMap(lambda data: plots.context_lens(data), streams=[pipe]))
+        .state
+    )
+    for count in (20, 7):
+        pipe.send(entries(count))
+        assert (figure.x_range.end, figure.extra_x_ranges["tokens"].end) == (count, 32 * count)
+        assert "history" in figure.above[0].axis_label and "context" in figure.below[0].axis_label

@@ -209,7 +209,9 @@ def _tokens_above(figure: object, tokens: float, total: float) -> None:
     from bokeh.models import LinearAxis, NumeralTickFormatter, Range1d
 
     if "tokens" in figure.extra_x_ranges:
-        figure.extra_x_ranges["tokens"].end = tokens
+        # A figure that is drawn on keeps its first limits, and gives every axis the label of the one below.
+        figure.x_range.end, figure.extra_x_ranges["tokens"].end = total, tokens
+        figure.above[0].axis_label = AXIS_LABELS["tokens"]
         return
     figure.extra_x_ranges = {"tokens": Range1d(0, tokens)}
     axis = LinearAxis(

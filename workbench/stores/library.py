@@ -25,10 +25,21 @@ MEMORY_FOLDER = "memory"
 class Library:
     """One per server, shared by its pages. `memory` is one that belongs to no run; its folder's name is its name."""
 
-    def __init__(self, runs: str | Path, memory: str | Path | None = None, *, models: Sequence[str] = ()):
-        """`models` are tried first where one is wanted to read a memory, before those that ship."""
+    def __init__(
+        self,
+        runs: str | Path,
+        memory: str | Path | None = None,
+        *,
+        models: Sequence[str] = (),
+        writable: bool = False,
+    ):
+        """`models` are tried first where one is wanted to read a memory, before those that ship.
+
+        `writable` lets pages write to `memory`, and to nothing else.
+        """
         self.runs_folder = Path(runs)
         self.parts = Parts(models)
+        self._writable = writable
         self._given = None if memory is None else Path(memory).resolve()
         self._open: OrderedDict[Path, MemoryStore] = OrderedDict()
 
@@ -70,6 +81,24 @@ class Library:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(path)
         return self._open[path]
+
+    def may_write(self, name: str) -> bool:
+        """Whether pages may write to that memory."""
+        return self._writable and bool(name) and name == self.given_memory
+
+    def writable_memory(self, name: str, model: str) -> MemoryStore:
+        """A memory opened for writing, in the place of the one that was open for reading.
+
+        Raises ConfigError for one that pages may not write to, TreeFormatError where somebody else writes it.
+        """
+        if not self.may_write(name):
+            raise ConfigError(
+                f"the memory {name!r} is open for reading only; start `megacontext workbench MEMORY --write` to write"
+            )
+        store = self.memory(name)
+        if not store.memory.writable:
+            store.write_with(self.parts.named(model))
+        return store
 
     def close(self) -> None:
         """Let go of all memories."""

@@ -4,6 +4,7 @@ from workbench.views.focus import FocusView
 from workbench.views.parts import View
 from workbench.views.results import ResultsView
 from workbench.views.runs import RunsView
+from workbench.views.talk import TalkView
 from workbench.views.tree import TreeView
 
 VIEW_CLASSES: dict[str, type[View]] = {
@@ -11,7 +12,8 @@ VIEW_CLASSES: dict[str, type[View]] = {
     "results": ResultsView,
     "tree": TreeView,
     "focus": FocusView,
+    "talk": TalkView,
 }
 """By the names of `workbench.state.VIEWS`."""
 
-__all__ = ["VIEW_CLASSES", "FocusView", "ResultsView", "RunsView", "TreeView", "View"]
+__all__ = ["VIEW_CLASSES", "FocusView", "ResultsView", "RunsView", "TalkView", "TreeView", "View"]

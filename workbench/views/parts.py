@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, Protocol
 
-import holoviews as hv
 import panel as pn
 from markupsafe import Markup
 
@@ -48,6 +47,8 @@ tr.marked td {{ font-weight: 600; }}
 .pairs dt {{ opacity: .68; font-size: 13px; }}
 .pairs dd {{ margin: 0; overflow-wrap: anywhere; }}
 .quote {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+.answer {{ font-size: 17px; font-weight: 600; }}
+.passage {{ border-left: 3px solid var(--hairline); padding-left: 12px; max-width: 90ch; }}
 code, .mono {{ font-family: {MONOSPACE}; font-size: 12.5px; }}
 .empty {{ padding: 36px 16px; text-align: center; }}
 .empty b {{ display: block; font-weight: 600; margin-bottom: 4px; }}
@@ -175,8 +176,3 @@ class Redraw:
             self._due = False
             self._draw()
             self._rest_until = time.monotonic() + 3 * (time.monotonic() - began)
-
-
-def blank() -> hv.Element:
-    """Something to hold a place until there is something to draw."""
-    return hv.Curve([]).opts(responsive=True, height=60, xaxis=None, yaxis=None, toolbar=None)
