@@ -7,6 +7,7 @@ loaded. Whatever goes wrong with what is shown is a sentence in the page, which 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from workbench.text import count, plain, size, visible
 from workbench.theme import theme
 from workbench.views import VIEW_CLASSES, View
 from workbench.views.parts import empty, pairs, problem, prose, stack
+
+_log = logging.getLogger(__name__)
 
 POLL_MS = 500
 """How often a page looks for news; well below the two seconds in which it promises to show them."""
@@ -77,8 +80,9 @@ class Workbench:
         self._make_controls()
         self._first_run = run_name or ""
         self._take_url()
-        self._list_runs()
-        self._open_run()
+        with self._telling():
+            self._list_runs()
+            self._open_run()
         self.selection.param.watch(self._selected, list(Selection.KEYS))
 
     # Parts -----------------------------------------------------------------------------------------------------
@@ -155,13 +159,17 @@ class Workbench:
         try:
             yield
         except MegaContextError as error:
-            self._tell(error)
+            self._tell(str(error))
+        except Exception as mistake:
+            # Ours, and no reason for a page to stop following what it shows.
+            _log.exception("a page went on after a mistake of the workbench")
+            self._tell(f"The workbench made a mistake ({type(mistake).__name__}); its terminal says more.")
         else:
             if self.desk.run is not None or not self.selection.run:
                 self._alert.visible = False
 
-    def _tell(self, error: MegaContextError) -> None:
-        self._alert.param.update(object=str(problem(str(error))), visible=True)
+    def _tell(self, sentence: str) -> None:
+        self._alert.param.update(object=str(problem(sentence)), visible=True)
 
     # Selecting -----------------------------------------------------------------------------------------------------
 
@@ -230,7 +238,7 @@ class Workbench:
             self.desk.open_run()
             self._alert.visible = False
         except MegaContextError as error:
-            self._tell(error)
+            self._tell(str(error))
         if self.library.given_memory and not self.selection.run and self.selection.view == "results":
             self.selection.view = "tree"
         self._show_choices()

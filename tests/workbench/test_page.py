@@ -1,5 +1,6 @@
 """The page, without a browser: what it says when something is amiss, and what it lets in."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from desks import live_run
 from make_run import run_json, write_json
 
 from megacontext.errors import ConfigError
+from megacontext.tree import Identity, Memory
 from workbench.page import Workbench, question_labels
 from workbench.server import serve
 from workbench.stores.library import Library
@@ -49,3 +51,32 @@ def test_the_server_refuses_other_addresses_and_unknown_runs(tmp_path: Path) -> 
         serve(library, "nothing")
     with pytest.raises(ConfigError, match="free port"):
         serve(library, port=99_999)
+
+
+def test_a_mistake_of_ours_is_a_sentence_and_the_page_follows_on(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Workbench(Library(run_copy.parent))
+    monkeypatch.setattr(page.desk.run, "refresh", lambda: 1 / 0)
+    page.poll()
+    assert page._alert.visible and "ZeroDivisionError" in page._alert.object
+    monkeypatch.undo()
+    page.poll()
+    assert not page._alert.visible
+
+
+def test_a_run_that_is_deleted_while_it_is_shown_is_a_sentence(run_copy: Path) -> None:
+    page = Workbench(Library(run_copy.parent))
+    shutil.rmtree(run_copy)
+    page.poll()
+    assert page._alert.visible and "run.json" in page._alert.object
+
+
+def test_a_memory_without_a_run_opens_on_its_tree(tmp_path: Path) -> None:
+    identity = Identity(tokenizer="a", embedding="b", encoder="c", block_size=32)
+    with Memory.create(tmp_path / "plain", identity, None) as memory:
+        memory.append(range(100))
+    library = Library(tmp_path / "runs", tmp_path / "plain")
+    page = Workbench(library)
+    assert page.selection.view == "tree" and "plain" in page._about.object and "100" in page._about.object
+    library.close()

@@ -33,7 +33,7 @@ SCORERS = ("lensnet", "lensnet+bm25", "bm25", "dense", "dense+bm25", "recency", 
 
 
 class TalkView:
-    """The looks of the chosen exchange above, the conversation, and where the next question is written."""
+    """Where questions are written; the looks of the exchange that is shown; the conversation, newest first."""
 
     needs = "memory"
 
@@ -151,8 +151,6 @@ class TalkView:
         self._model.param.update(options=fitting, value=chosen)
         self._scorer.value = self.selection.scorer if self.selection.scorer in SCORERS else SCORERS[0]
         self._body.objects = [
-            self._strip,
-            self._conversation,
             card(
                 "Ask", self._about(store.num_tokens),
                 pn.Row(self._question, self._ask, self._stop, sizing_mode="stretch_width", margin=0),
@@ -161,6 +159,8 @@ class TalkView:
                 self._pins,
                 self._problem,
             ),
+            self._strip,
+            self._conversation,
             self._writing(),
         ]  # fmt: skip
 
@@ -222,7 +222,7 @@ class TalkView:
             self._show_exchange(exchange)
             made = ExchangeCard(self, exchange)
             self._cards = [*self._cards, made][-len(self._talk.exchanges) :]
-            self._conversation.objects = [one.panel for one in self._cards]
+            self._conversation.objects = [one.panel for one in reversed(self._cards)]
             self._draw()
 
     def _question_of_run(self) -> str:

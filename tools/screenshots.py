@@ -1,0 +1,114 @@
+"""Pictures of every view of the workbench, dark and light, wide and narrow, into the vault.
+
+    tools/demo --no-serve && .venv/bin/python tools/screenshots.py
+
+Needs a run in --runs that keeps its memory, chromium, and playwright of the development requirements.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from playwright.sync_api import Page, sync_playwright
+
+from megacontext.progress import Progress
+from workbench.state import VIEWS, query_of
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+SETTLED = "() => window.Bokeh && Bokeh.documents.length && Bokeh.documents.every((one) => one.is_idle)"
+WIDE, NARROW = (1440, 960), (420, 900)
+PATIENCE_MS = 60_000
+
+
+@dataclass(frozen=True)
+class Screenshots:
+    """Draw every view."""
+
+    run: Annotated[str, tyro.conf.Positional] = "demo"
+    """Name of the run to show."""
+    runs: Path = Path("runs")
+    """Folder that holds the runs."""
+    out: Path = Path("obsidian/images")
+    """Where the pictures go."""
+    views: tuple[str, ...] = tuple(VIEWS)
+    """Which views."""
+
+    def take(self) -> int:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        if chromium is None:
+            print("pictures are taken with chromium, there is none; install it", file=sys.stderr)
+            return 2
+        self.out.mkdir(parents=True, exist_ok=True)
+        shots = [(view, scheme, WIDE) for view in self.views for scheme in ("dark", "light")]
+        shots += [(view, "dark", NARROW) for view in self.views]
+        with (
+            workbench(self.runs) as url,
+            sync_playwright() as playwright,
+            Progress("pictures", len(shots)) as progress,
+        ):
+            browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+            for view, scheme, (width, height) in shots:
+                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+                open_view(page, url + query_of({"run": self.run, "view": view}), scheme)
+                prepare(page, view)
+                name = f"workbench-{view}-{'narrow' if width == NARROW[0] else scheme}.png"
+                page.screenshot(path=self.out / name)
+                page.close()
+                progress.advance(name)
+            browser.close()
+        return 0
+
+
+@contextmanager
+def workbench(runs: Path) -> Iterator[str]:
+    """A workbench in a process of its own; its address."""
+    command = [sys.executable, "-m", "megacontext", "workbench", "--runs", str(runs), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["url"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def open_view(page: Page, url: str, scheme: str) -> None:
+    """The view in one of the themes, drawn."""
+    page.goto(url)
+    settle(page)
+    if scheme == "light":
+        page.get_by_label("Toggle theme").click()
+        settle(page)
+
+
+def prepare(page: Page, view: str) -> None:
+    """What a view shows only when somebody does something."""
+    if view == "talk":
+        ask = page.get_by_role("button", name="Ask the run’s question")
+        ask.wait_for(timeout=PATIENCE_MS)
+        ask.click()
+        page.get_by_text("Read word for word").wait_for(timeout=PATIENCE_MS)
+        settle(page)
+
+
+def settle(page: Page) -> None:
+    """Until everything that was asked for is drawn."""
+    page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+    page.wait_for_timeout(1_200)
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(Screenshots).take())
