@@ -56,13 +56,6 @@ STATE_COLOURS = {
     "damaged": BAD,
 }
 STATE_WORDS = {"dead": "dead: its process is gone"}
-_FRESH_WITH = {
-    "run": {"history": "", "question": -1, "arm": "", "step": -1, "memory": "", "node": "", "span": ""},
-    "history": {"question": -1, "step": -1, "memory": "", "node": "", "span": ""},
-    "question": {"step": -1},
-    "arm": {"step": -1},
-}
-"""What a choice of another run, history, question or arm lets go of: it meant something of the one before."""
 
 
 class Workbench:
@@ -184,7 +177,7 @@ class Workbench:
     def _chosen(self, name: str, value: Any) -> None:
         if value is None or value == getattr(self.selection, name):
             return
-        self.selection.param.update(**({name: value} | _FRESH_WITH.get(name, {})))
+        self.selection.choose(**{name: value})
 
     def _selected(self, *events: Any) -> None:
         with self._telling():

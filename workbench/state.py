@@ -22,6 +22,29 @@ VIEWS = {
     "talk": "Talk",
 }
 """Name of each view in an address, and in words; in the order of the tabs."""
+_SAMPLES = {"cell": "", "verdict": "", "search": "", "order": "", "page": -1, "sample": -1}
+FRESH_WITH = {
+    "run": {
+        "history": "",
+        "question": -1,
+        "arm": "",
+        "step": -1,
+        "memory": "",
+        "node": "",
+        "span": "",
+        "table": "",
+    }
+    | _SAMPLES,
+    "history": {"question": -1, "step": -1, "memory": "", "node": "", "span": ""},
+    "question": {"step": -1},
+    "arm": {"step": -1},
+    "table": _SAMPLES,
+    "cell": {"page": -1, "sample": -1},
+    "verdict": {"page": -1, "sample": -1},
+    "search": {"page": -1, "sample": -1},
+    "order": {"page": -1},
+}
+"""What a choice of another run, history and so on lets go of: it meant something of the one before."""
 PREFERRED_ARMS = ("lensnet", "lensnet+bm25", "bm25", "oracle")
 
 
@@ -37,14 +60,43 @@ class Selection(param.Parameterized):
     memory = param.String(default="", doc="name of a memory; empty for that of the history")
     node = param.String(default="", doc="a node of the tree as LOD:INDEX; a single token is 0:TOKEN")
     span = param.String(default="", doc="tokens that the tree shows as START-STOP; empty for all")
+    compare = param.String(default="", doc="runs laid beside one another, with slashes between their names")
+    curves = param.String(
+        default="", doc="kind of telemetry whose curves are shown; empty for the first there is"
+    )
+    axis = param.String(default="", doc="what curves stand over: step, tokens or time; empty for step")
+    smooth = param.Integer(
+        default=-1, doc="half-life of the curves' smoothing in points; -1 for the usual one"
+    )
+    sort = param.String(
+        default="", doc="column that the list of runs is sorted by, behind a minus for descending"
+    )
+    find = param.String(default="", doc="what the names of listed runs must hold")
+    table = param.String(default="", doc="a table of the results")
+    cell = param.String(default="", doc="what samples must be, as a query: cell=4k&arm=lensnet")
+    verdict = param.String(default="", doc="right or wrong; empty for both")
+    search = param.String(default="", doc="text that samples must hold")
+    order = param.String(default="", doc="column that samples are sorted by, behind a minus for descending")
+    page = param.Integer(default=-1, doc="page of the samples, from 0; -1 for the first")
+    sample = param.Integer(default=-1, doc="a line of answers.jsonl, from 0")
 
     model = param.String(default="", doc="who answers in Talk: a model that ships, or the path of a folder")
     scorer = param.String(default="", doc="who chooses what is read in Talk")
     pinned = param.String(default="", doc="tokens that stay in view in Talk, as START-STOP,START-STOP")
 
     KEYS = (
-        "run", "view", "history", "arm", "question", "step", "memory", "node", "span", "model", "scorer", "pinned",
+        "run", "view", "history", "arm", "question", "step", "memory", "node", "span", "compare", "curves", "axis",
+        "smooth", "sort", "find", "table", "cell", "verdict", "search", "order", "page", "sample", "model", "scorer",
+        "pinned",
     )  # fmt: skip
+
+    def choose(self, **chosen: object) -> None:
+        """Select, and let go of what meant something of what was selected before; what is chosen too stays."""
+        freed: dict[str, object] = {}
+        for name, value in chosen.items():
+            if value != getattr(self, name):
+                freed |= FRESH_WITH.get(name, {})
+        self.param.update(**freed | chosen)
 
     def to_query(self) -> str:
         """The selection as a URL query with its question mark; only what is selected."""

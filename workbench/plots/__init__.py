@@ -4,6 +4,7 @@ They compute places and colours, never results: what a frame says is drawn as it
 folders, selections and pages; only `workbench.palette` is known here.
 """
 
+from workbench.plots.comparison import compared_curves
 from workbench.plots.context import context_lens, context_steps, context_strip, entry_boxes, lens_scores
 from workbench.plots.curves import INGEST_PANELS, TRAIN_PANELS, Panel, curves, panel_series
 from workbench.plots.results import accuracy_bars, accuracy_by_depth
@@ -15,6 +16,7 @@ __all__ = [
     "Panel",
     "accuracy_bars",
     "accuracy_by_depth",
+    "compared_curves",
     "context_lens",
     "context_steps",
     "context_strip",

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megacontext.errors import ConfigError
+from workbench.stores.catalogue import Catalogue
+from workbench.stores.curves import RunCurves
 from workbench.stores.memory import MemoryStore
 from workbench.stores.parts import Parts
 from workbench.stores.run import RunStore
@@ -18,6 +20,8 @@ from workbench.stores.runs import RunSummary, list_runs
 
 MEMORIES_OPEN = 4
 """Memories that stay open at most."""
+CURVES_KEPT = 16
+"""Runs whose curves stay in memory at most."""
 MEMORY_FOLDER = "memory"
 """Folder of a run that holds the memories of its histories."""
 
@@ -42,6 +46,9 @@ class Library:
         self._writable = writable
         self._given = None if memory is None else Path(memory).resolve()
         self._open: OrderedDict[Path, MemoryStore] = OrderedDict()
+        self._curves: OrderedDict[str, RunCurves] = OrderedDict()
+        self.catalogue = Catalogue(self.runs_folder)
+        """Every run with its state and figures, for a list of them."""
 
     @property
     def given_memory(self) -> str:
@@ -55,6 +62,16 @@ class Library:
     def run(self, name: str) -> RunStore:
         """A run by its name, read anew for whoever asks. Raises ConfigError for none."""
         return RunStore(self.run_path(name))
+
+    def curves(self, name: str) -> RunCurves:
+        """The curves of a run by its name, brought up to date; pages share them. Raises ConfigError for no run."""
+        if name not in self._curves:
+            self._curves[name] = RunCurves(self.run_path(name))
+            while len(self._curves) > CURVES_KEPT:
+                self._curves.popitem(last=False)
+        self._curves.move_to_end(name)
+        self._curves[name].refresh()
+        return self._curves[name]
 
     def run_path(self, name: str) -> Path:
         """The folder of a run. Raises ConfigError for a name that is a path: it could lead elsewhere."""

@@ -10,7 +10,6 @@ Deliberately ignorant of plots, pages and selections.
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import polars as pl
 from megacontext.errors import ConfigError
 from megacontext.telemetry import SCHEMAS, TelemetryTail
 from workbench.palette import arm_order
+from workbench.stores.recipes import find, read_recipe
 from workbench.stores.runs import json_object, read_info
 
 DEPTH_BINS = 5
@@ -73,7 +73,7 @@ class RunStore:
             changed = info != self.info
             self.info = info
         if self._touched("recipe.toml"):
-            self._read_recipe()
+            self.recipe_text, self.recipe = read_recipe(self.path)
             changed = True
         if self._touched("answers.jsonl"):
             self._lines = _read_lines(self.path / "answers.jsonl")
@@ -245,7 +245,7 @@ class RunStore:
     @property
     def block_size(self) -> int | None:
         """K: what the recipe says, or what a gist of level 1 spans; None before either is known."""
-        if isinstance(known := _find(self.recipe, "block_size"), int):
+        if isinstance(known := find(self.recipe, "block_size"), int):
             return known
         first = self.frame("entry").filter(pl.col("lod") == 1).head(1)
         return None if first.is_empty() else int(first["stop"][0] - first["start"][0])
@@ -253,7 +253,7 @@ class RunStore:
     @property
     def threshold(self) -> float | None:
         """The allocator's threshold by the recipe, if it says so."""
-        known = _find(self.recipe, "threshold")
+        known = find(self.recipe, "threshold")
         return float(known) if isinstance(known, (int, float)) else None
 
     # Reading -------------------------------------------------------------------------------------------------
@@ -270,18 +270,6 @@ class RunStore:
         known = name in self._stamps
         self._stamps[name] = stamp
         return known or stamp is not None
-
-    def _read_recipe(self) -> None:
-        path = self.path / "recipe.toml"
-        try:
-            self.recipe_text = path.read_text(encoding="utf-8")
-            self.recipe = tomllib.loads(self.recipe_text)
-        except FileNotFoundError:
-            self.recipe_text, self.recipe = "", {}
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-            raise ConfigError(
-                f"a run's recipe must be TOML in UTF-8, {path} is not ({problem}); mend it"
-            ) from None
 
     def _result_frame(self, table: str, schema: dict[str, pl.DataType]) -> pl.DataFrame:
         try:
@@ -379,13 +367,3 @@ def _read_lines(path: Path) -> pl.DataFrame:
         raise ConfigError(
             f"answers must keep their columns' types, {path} does not ({problem}); run again"
         ) from None
-
-
-def _find(table: dict[str, Any], key: str) -> object:
-    """The first value under `key`, however deep; None if there is none."""
-    if key in table:
-        return table[key]
-    for value in table.values():
-        if isinstance(value, dict) and (found := _find(value, key)) is not None:
-            return found
-    return None

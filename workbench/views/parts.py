@@ -35,6 +35,7 @@ p {{ margin: 2px 0 0; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 12px; }}
 .chip {{ display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 7px; }}
 .scroll {{ overflow-x: auto; }}
+.tall {{ max-height: 320px; overflow-y: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }}
 th {{ text-align: left; font-weight: 500; opacity: .68; font-size: 12px; vertical-align: bottom; }}
 th, td {{ padding: 6px 8px 6px 0; border-bottom: 1px solid var(--hairline); white-space: nowrap; }}
@@ -114,6 +115,12 @@ def card(title: str, subtitle: Markup | str, *objects: Any) -> pn.Column:
 def stack(*objects: Any) -> pn.Column:
     """Cards above one another."""
     return pn.Column(*objects, sizing_mode="stretch_width", margin=0, styles={"gap": "14px"})
+
+
+def toolbar(*objects: Any) -> pn.Column:
+    """Controls in a row that wraps where it is narrow."""
+    css = ":host { display: flex !important; flex-flow: row wrap !important; gap: 10px 14px; align-items: end; }"
+    return pn.Column(*objects, sizing_mode="stretch_width", margin=0, stylesheets=[css])
 
 
 def side_by_side(*objects: Any, least_px: int = 420) -> pn.Column:
