@@ -23,6 +23,7 @@ from bokeh.resources import Resources
 from markupsafe import Markup
 
 from workbench import plots
+from workbench.conclusions import group_subtitle, headline, key_figures, results_table
 from workbench.palette import BAD, DARK, FONT, GOOD, LIGHT, MONOSPACE, SERIES
 from workbench.plots.curves import panel_series
 from workbench.state import PREFERRED_ARMS
@@ -40,7 +41,6 @@ from workbench.text import (
     table,
     verdict,
 )
-from workbench.views.results import group_subtitle, headline, key_figures, results_table
 
 MAX_EXAMPLES = 4
 """Traced questions that a report shows: enough to see the idea, few enough to stay small."""

@@ -34,7 +34,7 @@ def _one(colours: dict[str, str]) -> dict[str, Any]:
             },
             "MuiDrawer": {"styleOverrides": {"paper": {"backgroundImage": "none"}}},
             "MuiButton": {"styleOverrides": {"root": {"textTransform": "none"}}},
-            "MuiToggleButton": {"styleOverrides": {"root": {"textTransform": "none"}}},
+            "MuiToggleButton": {"styleOverrides": {"root": {"textTransform": "none", "whiteSpace": "nowrap"}}},
             "MuiTab": {"styleOverrides": {"root": {"textTransform": "none", "fontWeight": 500}}},
         },
     }  # fmt: skip

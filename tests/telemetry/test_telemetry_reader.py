@@ -12,6 +12,7 @@ import pytest
 
 from megacontext.errors import ConfigError
 from megacontext.telemetry import SCHEMA_VERSION, SCHEMAS, TelemetryTail, TelemetryWriter, read
+from megacontext.telemetry.reader import newest_rows
 from megacontext.telemetry.writer import VERSION_KEY
 
 WRITE_STEPS = """
@@ -107,3 +108,21 @@ def test_reading_writes_nothing(tmp_path: Path):
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
     read(tmp_path, "train"), read(tmp_path, "answer")
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+def test_parts_of_several_versions_are_read_in_their_order(tmp_path: Path):
+    with TelemetryWriter(tmp_path, flush_seconds=0) as writer:
+        for step in range(5):
+            writer.emit("validation", step=step, bits_per_byte=1.0)
+    older = tmp_path / "validation" / "part-000003.parquet"
+    pl.read_parquet(older).select("step", "bits_per_byte").write_parquet(older, metadata={VERSION_KEY: "2"})
+    rows = read(tmp_path, "validation")
+    assert rows["step"].to_list() == [0, 1, 2, 3, 4] and rows.columns == list(SCHEMAS["validation"])
+
+
+def test_the_newest_rows_are_those_of_the_last_part(tmp_path: Path):
+    assert newest_rows(tmp_path, "validation").is_empty()
+    with TelemetryWriter(tmp_path, flush_seconds=0) as writer:
+        for step in range(3):
+            writer.emit("validation", step=step, bits_per_byte=1.0)
+    assert newest_rows(tmp_path, "validation")["step"].to_list() == [2]

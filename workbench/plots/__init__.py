@@ -7,6 +7,7 @@ folders, selections and pages; only `workbench.palette` is known here.
 from workbench.plots.comparison import compared_curves
 from workbench.plots.context import context_lens, context_steps, context_strip, entry_boxes, lens_scores
 from workbench.plots.curves import INGEST_PANELS, TRAIN_PANELS, Panel, curves, panel_series
+from workbench.plots.intervals import intervals, series_colours
 from workbench.plots.results import accuracy_bars, accuracy_by_depth
 from workbench.plots.tree import pyramid_columns, tree_pyramid
 
@@ -22,8 +23,10 @@ __all__ = [
     "context_strip",
     "curves",
     "entry_boxes",
+    "intervals",
     "lens_scores",
     "panel_series",
     "pyramid_columns",
+    "series_colours",
     "tree_pyramid",
 ]

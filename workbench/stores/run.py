@@ -9,7 +9,6 @@ Deliberately ignorant of plots, pages and selections.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from megacontext.telemetry import SCHEMAS, TelemetryTail
 from workbench.palette import arm_order
 from workbench.stores.recipes import find, read_recipe
 from workbench.stores.runs import json_object, read_info
+from workbench.stores.samples import Samples
 
 DEPTH_BINS = 5
 
@@ -58,6 +58,8 @@ class RunStore:
         self._tail = TelemetryTail(self.path / "telemetry")
         self._frames = {kind: pl.DataFrame(schema=schema) for kind, schema in SCHEMAS.items()}
         self._stamps: dict[str, tuple[int, int] | None] = {}
+        self.samples = Samples(self.path)
+        """Every line of answers.jsonl."""
         self._lines = pl.DataFrame(schema=_LINES)
         self._results: dict[str, Any] = {}
         self.recipe_text = ""
@@ -75,8 +77,8 @@ class RunStore:
         if self._touched("recipe.toml"):
             self.recipe_text, self.recipe = read_recipe(self.path)
             changed = True
-        if self._touched("answers.jsonl"):
-            self._lines = _read_lines(self.path / "answers.jsonl")
+        if self.samples.refresh():
+            self._lines = _lines_of(self.samples.frame)
             changed = True
         if self._touched("results.json"):
             self._results = json_object(self.path / "results.json", "results must be readable") or {}
@@ -112,6 +114,11 @@ class RunStore:
     def final(self) -> bool:
         """Whether results.json is there; before that, `rows` and `depth` are what the answers say so far."""
         return bool(self._results)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Everything that results.json says; empty before it is there."""
+        return self._results
 
     @property
     def sentences(self) -> list[str]:
@@ -342,28 +349,10 @@ def _ordered(frame: pl.DataFrame) -> pl.DataFrame:
     return frame[sorted(range(len(frame)), key=order.__getitem__)]
 
 
-def _read_lines(path: Path) -> pl.DataFrame:
-    """Prompts and needed blocks from answers.jsonl. A last line without its end is still being written."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return pl.DataFrame(schema=_LINES)
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"answers must be readable text, {path} is not ({problem}); run it again") from None
-    rows = []
-    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-            rows.append({name: content.get(name) for name in _LINES})
-        except (ValueError, AttributeError):
-            raise ConfigError(
-                f"answers must be one JSON object a line, line {number} of {path} is none; run it again"
-            ) from None
-    try:
-        return pl.DataFrame(rows, schema=_LINES)
-    except (TypeError, pl.exceptions.PolarsError) as problem:
-        raise ConfigError(
-            f"answers must keep their columns' types, {path} does not ({problem}); run again"
-        ) from None
+def _lines_of(samples: pl.DataFrame) -> pl.DataFrame:
+    """Prompts and needed blocks of the samples; of windows of text both are open."""
+    present = set(samples.columns)
+    return samples.select(
+        (pl.col(name) if name in present else pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in _LINES.items()
+    )

@@ -28,7 +28,7 @@ thead th {{ position: sticky; top: 0; z-index: 1; background: var(--panel-surfac
 th, td {{ padding: 6px 14px 6px 0; border-bottom: 1px solid var(--hairline); white-space: nowrap;
   vertical-align: top; }}
 th:last-child, td:last-child {{ padding-right: 4px; }}
-td.wide {{ white-space: normal; overflow-wrap: anywhere; min-width: 180px; max-width: 480px; }}
+td.wide {{ white-space: normal; overflow-wrap: anywhere; min-width: 110px; max-width: 480px; }}
 tbody tr:last-child td {{ border-bottom: 0; }}
 .number {{ text-align: right; }}
 th.choice, td.choice {{ width: 18px; padding-right: 12px; }}

@@ -1,154 +1,266 @@
-"""How well does each way of spending the budget answer, and does that depend on where the fact stands?"""
+"""What did the run find, how sure is that, and which samples stand behind it?
+
+Sentences and key figures; shares right, and means with intervals, as charts; every table of the run, whose rows and
+cells lead to their samples. A training run shows the figures that it ended with and where its curves have come to.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import panel as pn
-import polars as pl
+import panel_material_ui as pmui
 from markupsafe import Markup
 
+from megacontext.errors import MegaContextError
 from workbench import plots
+from workbench.conclusions import group_subtitle, headline, key_figures
 from workbench.desk import Desk
+from workbench.palette import ARMS, arm_colour
+from workbench.stores.findings import Estimates, ResultTable, estimates, last_values, metrics, tables
 from workbench.stores.run import RunStore
-from workbench.text import arm_legend, arm_name, count, duration, percent, plain, size, table
+from workbench.stores.samples import conditions_of, text_of_conditions
+from workbench.text import arm_legend, count, plain
+from workbench.views.comparison import number
+from workbench.views.grid import Grid, text_cell
 from workbench.views.parts import Redraw, card, drawing, empty, figures, prose, side_by_side, stack
+from workbench.views.samples import SamplesCard
+
+LIST_PX = 460
 
 
 class ResultsView:
-    """Headline, key figures, and per group of histories: accuracy, accuracy by depth, the table."""
+    """Headline, key figures, charts, tables, samples."""
 
     needs = "run"
 
     def __init__(self, desk: Desk):
         assert desk.run is not None
-        self.store = desk.run
-        self._headline = prose("")
-        self._figures = prose("")
-        self._groups = stack()
-        self._groups_shown: list[str] | None = None
-        self._shown: dict[str, tuple[pn.pane.HoloViews, pn.pane.HoloViews, pn.pane.HTML, pn.pane.HTML]] = {}
-        self._redraw = Redraw(self._draw_plots)
+        self.desk, self.store, self.selection = desk, desk.run, desk.selection
+        self._headline, self._figures = prose(""), prose("")
+        self._charts = stack()
+        self._charts_shown: object = None
+        self._groups: dict[str, tuple[pn.pane.HoloViews, pn.pane.HoloViews, pn.pane.HTML]] = {}
+        self._tables = TableCard(self.store, self._placed)
+        self._samples = SamplesCard(desk)
+        self._training = stack()
+        self._trained: object = None
+        self._nothing = stack()
+        self._rows_seen = -1
+        self._redraw = Redraw(self._draw_groups)
         self.refresh()
 
     def panel(self) -> pn.viewable.Viewable:
-        return stack(self._headline, self._figures, self._groups)
-
-    def refresh(self) -> None:
-        groups = self.store.groups()
-        if groups != self._groups_shown:
-            self._groups_shown = groups
-            self._shown = {group: _group_panes() for group in groups}
-            self._groups.objects = [self._group_cards(group) for group in groups] or [_nothing(self.store)]
-        self._headline.object = str(headline(self.store))
-        self._figures.object = str(figures(key_figures(self.store)))
-        for group, (_, _, legend, rows) in self._shown.items():
-            frame = self.store.rows(group)
-            legend.object = str(arm_legend(frame["arm"].to_list()))
-            rows.object = str(results_table(frame))
-        self._redraw.ask()
+        return stack(
+            self._headline, self._figures, self._charts, self._tables.card, self._samples.card, self._training,
+            self._nothing,
+        )  # fmt: skip
 
     def tick(self) -> None:
         """Catch up with plots that had to wait."""
         self._redraw.tick()
 
-    def _draw_plots(self) -> None:
-        for group, (bars, by_depth, _, _) in self._shown.items():
-            bars.object = plots.accuracy_bars(self.store.rows(group))
+    def refresh(self) -> None:
+        store = self.store
+        if (seen := self._state()) != self._rows_seen:
+            self._rows_seen = seen
+            _say(self._headline, headline(store))
+            _say(self._figures, figures(key_figures(store)))
+            self._tables.read()
+            self._show_charts()
+            self._show_training()
+        self._tables.show(self.selection.table, self.selection.cell)
+        self._samples.refresh()
+        for part in (self._charts, self._training):
+            part.visible = bool(part.objects)
+        self._nothing.visible = not self._has_something()
+        if bool(self._nothing.objects) == self._has_something():
+            self._nothing.objects = [] if self._has_something() else [_nothing(store)]
+
+    def _state(self) -> object:
+        """What everything but the samples depends on."""
+        return (
+            len(self.store.samples.frame),
+            len(self.store.frame("answer")),
+            id(self.store.results),
+            self.store.state,
+        )
+
+    # Charts -----------------------------------------------------------------------------------------------------
+
+    def _show_charts(self) -> None:
+        groups, means = self.store.groups(), estimates(self.store)
+        shown = (tuple(groups), [(one.title, one.frame.to_dicts()) for one in means])
+        if shown != self._charts_shown:
+            self._charts_shown = shown
+            self._groups = {group: (drawing(None), drawing(None), prose("")) for group in groups}
+            self._charts.objects = [
+                *(self._group_cards(group) for group in groups),
+                *([side_by_side(*_means(means), least_px=480)] if means else []),
+            ]
+        self._redraw.ask()
+
+    def _draw_groups(self) -> None:
+        for group, (bars, by_depth, legend) in self._groups.items():
+            rows = self.store.rows(group)
+            _say(legend, arm_legend(rows["arm"].to_list()))
+            bars.object = plots.accuracy_bars(rows)
             by_depth.object = plots.accuracy_by_depth(self.store.depth(group))
 
     def _group_cards(self, group: str) -> pn.Column:
-        bars, by_depth, legend, rows = self._shown[group]
-        return stack(
-            side_by_side(
-                card(f"{group}: accuracy", group_subtitle(self.store, group), bars),
-                card(f"{group}: by place of the fact", "Share answered exactly in each fifth of the history",
-                     legend, by_depth),
-            ),
-            card(f"{group}: table", "All arms read the same history through the same allocator and weights.", rows),
+        bars, by_depth, legend = self._groups[group]
+        return side_by_side(
+            card(f"{group}: accuracy", group_subtitle(self.store, group), bars),
+            card(f"{group}: by place of the fact", "Share answered exactly in each fifth of the history",
+                 legend, by_depth),
         )  # fmt: skip
 
+    # Tables -----------------------------------------------------------------------------------------------------
 
-def headline(store: RunStore) -> Markup:
-    """What the run concluded; before that, how far it has come."""
-    if store.sentences:
-        first, *rest = store.sentences
-        more = Markup("").join(Markup('<p class="muted">{}</p>').format(plain(sentence)) for sentence in rest)
-        return Markup('<p class="lead">{}</p>{}').format(plain(first), more)
-    answered = len(store.frame("answer"))
-    if store.live:
-        return Markup(
-            '<p class="lead">In progress: {} answers so far. Intervals come at the end.</p>'
-        ).format(count(answered))
-    return Markup('<p class="lead">This run has {} answers and no conclusions.</p>').format(count(answered))
+    def _placed(self, table: str, conditions: dict[str, str] | None) -> None:
+        """A table was chosen, or a place in it."""
+        if conditions is None:
+            self.selection.choose(table=table)
+        else:
+            self.selection.choose(table=table, cell=text_of_conditions(conditions), verdict="", search="")
+
+    # Training ---------------------------------------------------------------------------------------------------
+
+    def _show_training(self) -> None:
+        """Figures at the end and last values of curves, for runs that measured nothing else."""
+        if self._tables.tables:
+            self._training.objects = []
+            return
+        try:
+            last = last_values(self.desk.library.curves(self.store.name))
+        except MegaContextError:
+            last = []  # the page says what is wrong with the run
+        found = metrics(self.store)
+        if (shown := (last, found)) == self._trained:
+            return
+        self._trained = shown
+        cards = []
+        if found:
+            grid = Grid(columns=METRIC_COLUMNS, label="Figures at the end", most_px=LIST_PX)
+            cells = ((name, [text_cell(name, 120), text_cell(value, 80)]) for name, value in found)
+            grid.show(rows=[{"key": name, "cells": shown} for name, shown in cells])
+            cards.append(card("Figures at the end", "As the run measured them itself", grid))
+        if last:
+            grid = Grid(self._curve_chosen, columns=CURVE_COLUMNS, label="Where the curves have come to")
+            grid.show(rows=[
+                {"key": one.title, "told": {"curves": one.kind}, "cells": [
+                    {"text": one.title, "under": one.unit},
+                    number(one.last, one.format), number(one.lowest, one.format), number(one.highest, one.format),
+                    {"text": count(one.at), "under": one.over},
+                ]}
+                for one in last
+            ])  # fmt: skip
+            cards.append(card("Where the curves have come to", "A row opens its curves", grid))
+        self._training.objects = [side_by_side(*cards, least_px=480)] if cards else []
+
+    def _curve_chosen(self, told: dict[str, Any]) -> None:
+        if isinstance(kind := told.get("curves"), str):
+            self.selection.choose(view="runs", curves=kind, compare="")
+
+    # Nothing ----------------------------------------------------------------------------------------------------
+
+    def _has_something(self) -> bool:
+        return bool(self._tables.tables or self._training.objects or len(self.store.samples.frame))
 
 
-def key_figures(store: RunStore) -> list[tuple[str, str, str]]:
-    """The few numbers to see first: what, how much, remark."""
-    items: list[tuple[str, str, str]] = []
-    rows = store.rows()
-    for group in store.groups():
-        here = {row["arm"]: row for row in rows.filter(pl.col("history") == group).to_dicts()}
-        if lens := here.get("lensnet"):
-            ratio = "" if lens["of_oracle"] is None else f"{percent(lens['of_oracle'])} of the oracle, "
-            items.append((f"LensNet, {group}", percent(lens["accuracy"]), f"{ratio}n = {lens['n']}"))
-    if store.info.budget_positions:
-        longest = max((store.num_tokens(name) for name in store.histories()), default=0)
-        share = (
-            f"{percent(store.info.budget_positions / longest, 2)} of the longest history" if longest else ""
+METRIC_COLUMNS = [{"label": "figure", "wide": True}, {"label": "value", "number": True}]
+CURVE_COLUMNS = [
+    {"label": "curve", "wide": True}, {"label": "last", "number": True}, {"label": "lowest", "number": True},
+    {"label": "highest", "number": True}, {"label": "at", "number": True},
+]  # fmt: skip
+
+
+class TableCard:
+    """The tables of a run, one at a time. `chosen` hears of a table, and of the conditions of a place in it."""
+
+    def __init__(self, store: RunStore, chosen: Any):
+        self.store, self._chosen = store, chosen
+        self.tables: list[ResultTable] = []
+        self._which = pmui.RadioButtonGroup(label="", options={}, size="small", margin=0)
+        self._which.param.watch(
+            lambda event: event.new and not self._showing and self._chosen(event.new, None), "value"
         )
-        items.append(("Budget", count(store.info.budget_positions), f"positions, {share}".rstrip(", ")))
-    ingest = store.ingest_summary()
-    if len(ingest):
-        speed = ingest["tokens"].sum() / max(ingest["wall_s"].sum() or 0, 1e-9)
-        items.append(("Ingested", count(ingest["tokens"].sum()), f"tokens at {count(speed)} tokens/s"))
-        items.append(("Stored", size(ingest["store_bytes"].sum()), "on disk, all histories"))
-    if store.info.started and store.info.finished:
-        items.append(
-            ("Took", duration((store.info.finished - store.info.started).total_seconds()), store.info.kind)
+        self._showing = False
+        self._note, self._grid = prose(""), Grid(self._heard, most_px=LIST_PX)
+        self.card = card(
+            "Tables", "A row, or an underlined cell, opens the samples behind it.",
+            self._which, self._note, self._grid,
+        )  # fmt: skip
+
+    def read(self) -> None:
+        """Take the tables from the store anew."""
+        self.tables = tables(self.store)
+        self.card.visible = bool(self.tables)
+
+    def show(self, slug: str, cell: str) -> None:
+        """Show the table of that name, the first for none, with the place of these conditions."""
+        if not self.tables:
+            return
+        table = next((one for one in self.tables if one.slug == slug), self.tables[0])
+        self._showing = True
+        self._which.param.update(
+            options={one.title: one.slug for one in self.tables},
+            value=table.slug,
+            visible=len(self.tables) > 1,
         )
-    return items
+        self._showing = False
+        _say(self._note, Markup('<p class="muted">{}</p>').format(plain(table.note)) if table.note else "")
+        here = conditions_of(cell) if cell else None
+        self._grid.show(
+            label=table.title,
+            columns=[{"label": head, "number": at >= table.texts} for at, head in enumerate(table.columns)],
+            rows=[_table_row(table, at, here) for at in range(len(table.rows))],
+        )
+
+    def _heard(self, told: dict[str, Any]) -> None:
+        slug, conditions = told.get("table"), told.get("where")
+        if isinstance(slug, str) and isinstance(conditions, dict):
+            self._chosen(slug, {str(key): str(value) for key, value in conditions.items()})
 
 
-def group_subtitle(store: RunStore, group: str) -> str:
-    """Length of the histories, budget and number of questions, in words."""
-    rows = store.rows(group)
-    tokens, questions = rows["history_tokens"].max(), rows["n"].max()
-    budget = f", budget {store.info.budget_positions:,} positions" if store.info.budget_positions else ""
-    smoke = "" if (questions or 0) >= 200 else " (a smoke test: a claim needs 200)"
-    asked = f"{count(questions)} questions{smoke}"
-    return f"{count(tokens)} tokens of history{budget}, {asked}; whiskers are 95 % intervals"
+def _table_row(table: ResultTable, at: int, here: dict[str, str] | None) -> dict[str, Any]:
+    cells = []
+    for place, cell in enumerate(table.rows[at]):
+        shown = text_cell(cell, 80)
+        if table.columns[place] == "arm" and "arm" in (table.own[at] or {}) and cell in ARMS:
+            shown["chip"] = arm_colour(cell)
+        if (part := table.places[at][place]) is not None:
+            shown["told"] = {"table": table.slug, "where": part}
+            if here == part:
+                shown["tone"] = "here"
+        cells.append(shown)
+    row: dict[str, Any] = {"key": str(at), "cells": cells, "marked": "lensnet" in table.rows[at][:2]}
+    if (own := table.own[at]) is not None:
+        row |= {"told": {"table": table.slug, "where": own}}
+        row["current"] = (
+            here is not None and all(here.get(key) == value for key, value in own.items()) and bool(own)
+        )
+    return row
 
 
-def results_table(rows: pl.DataFrame) -> Markup:
-    """The arms of one group as a table; LensNet stands out."""
-    head = (
-        "arm", "right", "accuracy", "95 % interval", "of oracle", "plain", "superseded", "needed block read",
-        "positions", "bytes a step",
-    )  # fmt: skip
-    lines, marked = [], []
-    for at, row in enumerate(rows.to_dicts()):
-        if row["arm"] == "lensnet":
-            marked.append(at)
-        interval = "–" if row["low"] is None else f"{percent(row['low'])} – {percent(row['high'])}"
-        lines.append((
-            arm_name(row["arm"]), f"{count(row['correct'])} of {count(row['n'])}", percent(row["accuracy"]), interval,
-            percent(row["of_oracle"]), _kind(row, "plain"), _kind(row, "superseded"), percent(row["hit_rate"]),
-            count(row["cost_positions_mean"]), size(row["bytes_per_step"]),
-        ))  # fmt: skip
-    return table(head, lines, marked)
+def _means(means: list[Estimates]) -> list[pn.Column]:
+    """A card each; an arm has one colour in all of them."""
+    colours = plots.series_colours([name for one in means for name in one.frame["series"]])
+    return [
+        card(one.title, one.note, drawing(plots.intervals(one.frame, one.axis, colours))) for one in means
+    ]
 
 
-def _kind(row: dict[str, object], kind: str) -> str:
-    return "–" if not row[f"{kind}_n"] else f"{percent(row[f'{kind}_accuracy'])} of {count(row[f'{kind}_n'])}"
-
-
-def _group_panes() -> tuple[pn.pane.HoloViews, pn.pane.HoloViews, pn.pane.HTML, pn.pane.HTML]:
-    return drawing(None), drawing(None), prose(""), prose("")
+def _say(pane: pn.pane.HTML, said: Markup | str) -> None:
+    """Nothing is sent for what stands there already."""
+    if pane.object != str(said):
+        pane.object = str(said)
 
 
 def _nothing(store: RunStore) -> pn.Column:
     way_out = (
-        "They appear here as soon as the run comes to them; Curves shows what it does now."
+        "They appear here as soon as the run comes to them; Runs shows what it does now."
         if store.live
-        else "A training run has none: see Curves. Otherwise start one with `tools/demo`."
+        else "This run ended before it measured anything; start one with `tools/demo`."
     )
     return card("Answers", "", prose(empty("No answers yet" if store.live else "No answers", way_out)))
