@@ -172,7 +172,7 @@ class Workbench:
             return
         self.selection.take_query(location.search or "")
         # Back and forward in the browser.
-        location.param.watch(lambda event: self.selection.take_query(event.new or ""), "search")
+        location.param.watch(lambda event: self.selection.take_query(event.new or "", whole=True), "search")
 
     def _chosen(self, name: str, value: Any) -> None:
         if value is None or value == getattr(self.selection, name):

@@ -103,15 +103,19 @@ class Selection(param.Parameterized):
         chosen = {key: getattr(self, key) for key in self.KEYS}
         return "?" + urlencode({key: value for key, value in chosen.items() if value not in ("", -1)})
 
-    def take_query(self, query: str) -> None:
-        """Select what a URL query asks for; whatever it says that cannot be is left as it is."""
+    def take_query(self, query: str, whole: bool = False) -> None:
+        """Select what a URL query asks for; whatever it says that cannot be is left as it is.
+
+        `whole`: what it does not say is not selected any more, but for the run; as when somebody goes back.
+        """
         asked = dict(parse_qsl(query.lstrip("?")))
         values: dict[str, object] = {}
         for key in self.KEYS:
             text = asked.get(key)
             if text is None:
-                continue
-            if isinstance(self.param[key], param.Integer):
+                if whole and key != "run":
+                    values[key] = self.param[key].default
+            elif isinstance(self.param[key], param.Integer):
                 # Digits only: int() would also take underscores and blanks; nothing here needs more than nine.
                 if text.isascii() and text.isdigit() and len(text) < 10:
                     values[key] = int(text)

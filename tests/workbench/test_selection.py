@@ -69,3 +69,23 @@ def test_an_untraced_question_has_no_arm_to_follow(finished_run: Path) -> None:
     selection = Selection(history="16k-0", question=20)
     selection.settle(RunStore(finished_run))
     assert (selection.question, selection.arm) == (20, "")
+
+
+def test_going_back_lets_go_of_what_the_address_does_not_say() -> None:
+    selection = Selection(run="one", view="focus", sample=3, cell="arm=bm25", step=2)
+    selection.take_query("?view=results&step=1", whole=True)
+    assert (selection.run, selection.view, selection.sample, selection.cell) == ("one", "results", -1, "")
+    assert selection.step == 1
+
+
+def test_a_choice_lets_go_of_what_meant_something_of_the_one_before() -> None:
+    selection = Selection(run="one", history="a-0", cell="arm=bm25", sample=3, page=2, compare="one/two")
+    selection.choose(cell="arm=oracle")
+    assert (selection.sample, selection.page, selection.history) == (-1, -1, "a-0")
+    selection.choose(run="two", question=4)
+    assert (selection.history, selection.cell, selection.question, selection.compare) == (
+        "",
+        "",
+        4,
+        "one/two",
+    )
