@@ -31,8 +31,8 @@ from megacontext.runtime.run import RunFolder
 
 ROWS_PER_FLUSH = 10
 LAST_STEP = """() => Math.max(-1, ...[...Bokeh.documents[0].all_models]
-    .filter((model) => model.type == "ColumnDataSource" && model.data.step && model.data.step.length)
-    .map((model) => model.data.step[model.data.step.length - 1]))"""
+    .filter((model) => model.type == "ColumnDataSource" && model.data.smooth && model.data.x.length)
+    .map((model) => model.data.x[model.data.x.length - 1]))"""
 HEAP = "() => performance.memory ? performance.memory.usedJSHeapSize : 0"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",

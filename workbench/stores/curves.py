@@ -62,6 +62,8 @@ class RunCurves:
     def _begin(self) -> None:
         self._tail = TelemetryTail(self.path / "telemetry")
         self._frames = {kind: _empty(kind) for kind in KINDS}
+        self._had: dict[str, tuple[int, bool]] = {}
+        """Rows that were looked at for each metric, and whether any had a value."""
 
     def refresh(self) -> None:
         """Take in what was written since. Raises ConfigError."""
@@ -79,6 +81,7 @@ class RunCurves:
         if self.block_size is None and len(self._frames["focus"]):
             first = newest_rows(self.path / "telemetry", "entry").filter(pl.col("lod") == 1).head(1)
             self.block_size = None if first.is_empty() else int(first["stop"][0] - first["start"][0])
+            self._had.pop("residency", None)
         self._rest_until = time.monotonic() + REST_S
 
     @property
@@ -93,10 +96,14 @@ class RunCurves:
 
     def has(self, metric: Metric) -> bool:
         """Whether any row has a value of the metric."""
+        taken, found = self._had.get(metric.name, (0, False))
         frame = self._frames[metric.kind]
-        if not len(frame):
-            return False
-        return frame.select(self._value(metric).is_not_null().any()).item()
+        if not found and taken != (now := self.taken(metric.kind)):
+            # What was there once stays; what was not is looked for in the rows that came since.
+            fresh = frame.tail(max(0, now - taken))
+            found = fresh.select(self._value(metric).is_not_null().any()).item()
+            self._had[metric.name] = (now, found)
+        return found
 
     def metrics(self) -> list[Metric]:
         """Those with a value, in the order of METRICS."""
