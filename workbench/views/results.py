@@ -104,7 +104,8 @@ class ResultsView:
         for group, (bars, by_depth, legend) in self._groups.items():
             rows = self.store.rows(group)
             _say(legend, arm_legend(rows["arm"].to_list()))
-            bars.object = plots.accuracy_bars(rows)
+            # As tall as its neighbour, whose legend and axis take about as much again.
+            bars.object = plots.accuracy_bars(rows, max(300, 64 + 34 * rows["arm"].n_unique()))
             by_depth.object = plots.accuracy_by_depth(self.store.depth(group))
 
     def _group_cards(self, group: str) -> pn.Column:

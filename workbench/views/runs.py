@@ -31,7 +31,7 @@ LISTING_S = 1.0
 """How often the folder is looked at while the list is."""
 HALF_LIVES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 """Choices of the slider, in points."""
-USUAL_HALF_LIFE = 5
+USUAL_HALF_LIFE = 2
 STATE_TONES = {"running": "good", "done": "muted"}
 """Of the others: bad."""
 ALL_METRICS = "all metrics"
@@ -106,7 +106,7 @@ class RunsView:
             lambda event: self._choose(axis="" if event.new == "step" else event.new), "value"
         )
         self._smooth = pmui.DiscreteSlider(
-            label="Smoothing, half-life in points", options=list(HALF_LIVES), value=USUAL_HALF_LIFE,
+            label="Smoothing, half-life", options=list(HALF_LIVES), value=USUAL_HALF_LIFE,
             size="small", width=240, margin=(0, 8),
         )  # fmt: skip
         self._smooth.param.watch(
@@ -121,10 +121,8 @@ class RunsView:
         self._legend = prose("")
         self._bar = card(
             "Curves", "", self._legend,
-            toolbar(
-                self._group, self._axis, self._smooth, self._figure,
-                *data_buttons(self._exported, self._file), *self._charts,
-            ),
+            toolbar(self._group, self._axis, self._smooth),
+            toolbar(self._figure, *data_buttons(self._exported, self._file), *self._charts),
         )  # fmt: skip
         self._figure.param.watch(lambda event: self._aim(), "value")
 
