@@ -96,7 +96,8 @@ class Workbench:
             *((words, self._holders[name]) for name, words in VIEWS.items()),
             sizing_mode="stretch_width",
             margin=0,
-            dynamic=True,
+            # What was looked at stays in the page: a figure that comes back into it is measured before it is laid out.
+            dynamic=False,
         )
         for control, name in (
             (self._run, "run"),

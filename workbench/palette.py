@@ -31,6 +31,11 @@ SERIES = ("#4C8DFF", "#F0A81E", "#16B583", "#E4572E", "#9C8CFF", "#C04A93", "#6D
 SCALE = "magma"
 """Colour map of similarities: even steps of lightness, safe for colour-blind eyes."""
 
+DIVERGING = ("#2F6FD6", "#6E8FC9", "#8A8F99", "#D09A4E", "#F0A81E")
+"""Colours of values with a middle: blue below it, amber above; apart for every kind of colour vision."""
+CHOSEN = "#4C8DFF"
+"""Outline of what is selected: stands out from SCALE and from both grounds."""
+
 NEUTRAL = "#808998"
 """Rules and marks inside plots: readable on the light and on the dark ground."""
 GOOD, BAD = "#16B583", "#E4572E"
@@ -66,6 +71,11 @@ def level_colour(lod: int) -> str:
 def level_label(lod: int, block_size: int) -> str:
     """What a level is called: `L0 · raw tokens`, `L2 · 1,024 tokens`."""
     return "L0 · raw tokens" if lod == 0 else f"L{lod} · {block_size**lod:,} tokens"
+
+
+def class_colour(number: int) -> str:
+    """Colour of a document or another class by its number; neighbours differ, and every ninth returns."""
+    return SERIES[number % len(SERIES)]
 
 
 def arm_colour(arm: str) -> str:

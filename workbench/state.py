@@ -80,14 +80,18 @@ class Selection(param.Parameterized):
     page = param.Integer(default=-1, doc="page of the samples, from 0; -1 for the first")
     sample = param.Integer(default=-1, doc="a line of answers.jsonl, from 0")
 
+    colour = param.String(default="", doc="what the tree is coloured by; empty for what suits it")
+    query = param.String(default="", doc="what the colours of a query are about")
+    text = param.String(default="", doc="text that is looked for in the memory")
+    level = param.Integer(default=-1, doc="level whose gists are shown; -1 for the lowest that suits")
     model = param.String(default="", doc="who answers in Talk: a model that ships, or the path of a folder")
     scorer = param.String(default="", doc="who chooses what is read in Talk")
     pinned = param.String(default="", doc="tokens that stay in view in Talk, as START-STOP,START-STOP")
 
     KEYS = (
         "run", "view", "history", "arm", "question", "step", "memory", "node", "span", "compare", "curves", "axis",
-        "smooth", "sort", "find", "table", "cell", "verdict", "search", "order", "page", "sample", "model", "scorer",
-        "pinned",
+        "smooth", "sort", "find", "table", "cell", "verdict", "search", "order", "page", "sample", "colour", "query",
+        "text", "level", "model", "scorer", "pinned",
     )  # fmt: skip
 
     def choose(self, **chosen: object) -> None:

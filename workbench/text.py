@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from workbench.palette import arm_colour, level_colour, level_label
+from workbench.palette import arm_colour, class_colour, level_colour, level_label
 
 MAX_CHARACTERS = 2_000
 
@@ -79,6 +79,24 @@ def arm_legend(arms: Iterable[str]) -> Markup:
 def series_legend(names: Sequence[str], colours: Sequence[str]) -> Markup:
     """Chips for the lines of a panel, in their order."""
     return _legend((colours[place % len(colours)], name) for place, name in enumerate(names))
+
+
+def class_legend(classes: Mapping[int, str], most: int = 12) -> Markup:
+    """Chips for numbered classes, the first of many."""
+    chips = [(class_colour(number), name) for number, name in list(classes.items())[:most]]
+    more = len(classes) - most
+    return _legend(chips) + (
+        Markup('<p class="muted">and {} more in sight</p>').format(count(more)) if more > 0 else Markup("")
+    )
+
+
+def scale_legend(colours: Sequence[str], low: str, high: str, what: str) -> Markup:
+    """A strip of colours from the lowest value to the highest, and what the values are."""
+    stops = ", ".join(colours[:: max(len(colours) // 16, 1)])
+    return Markup(
+        '<div class="scale"><span>{}</span><i style="background:linear-gradient(90deg, {})"></i><span>{}</span>'
+        '<span class="muted">{}</span></div>'
+    ).format(low, stops, high, what)
 
 
 def table(

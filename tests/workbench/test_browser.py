@@ -83,19 +83,6 @@ def test_the_slider_moves_the_step_and_the_address_follows(served: Served, watch
     content_with(watched)
 
 
-def test_the_tree_zooms_into_its_blocks(served: Served, watch: object) -> None:
-    watched = watch(f"{served.url}?run=finished&view=tree&history=book-0&question=1", served.url)
-    page = settled(watched)
-    widest = """() => Math.max(...[...Bokeh.documents[0].all_models]
-        .filter((model) => model.type == "ColumnDataSource" && model.data.dw).map((model) => model.data.dw[0]))"""
-    before = page.evaluate(widest)
-    box = page.locator("canvas").first.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.wheel(0, -2_000)
-    page.wait_for_function(f"() => ({widest})() < {before}", timeout=PATIENCE_MS)
-    content_with(watched)
-
-
 def test_one_open_page_keeps_up_with_a_growing_run(served: Served, watch: object) -> None:
     run = served.folder / "growing"
     run.mkdir()

@@ -1,18 +1,19 @@
 """What is drawn stands where the frame says."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import holoviews as hv
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from megacontext.errors import ConfigError, ShapeError
-from megacontext.spans import complete_counts
+from megacontext.errors import ConfigError
 from workbench import plots
+from workbench.palette import NEUTRAL
 from workbench.plots.curves import MAX_POINTS, thinned
+from workbench.plots.tree import colours_of, token_labels
+from workbench.stores.levels import Levels
 from workbench.stores.run import RunStore
 
 K = 32
@@ -46,12 +47,12 @@ def test_an_unknown_axis_is_refused(entries: pl.DataFrame) -> None:
 
 
 def test_every_plot_of_a_run_renders(store: RunStore, entries: pl.DataFrame) -> None:
-    scores = store.block_scores("book-0", 1)
+    tree = Levels.of_blocks(store.block_scores("book-0", 1)["score"].to_numpy(), 200_017, K)
     elements = [
         plots.context_strip(entries), plots.context_strip(entries, "budget"),
         plots.context_steps(store.entries("book-0", "lensnet", 1), "budget"),
         plots.context_lens(entries, [12_000]), plots.lens_scores(entries, threshold=0.2),
-        plots.tree_pyramid(scores, store.num_tokens("book-0"), K, needed=[391], raw=[3, 391]),
+        plots.tree_pyramid(tree.cells(0, 200_017), 200_017, K, tree.top, needed=[391], raw=[3, 391], chosen=(2, 5)),
         plots.accuracy_bars(store.rows("16k")), plots.accuracy_by_depth(store.depth("16k")),
         *(plots.curves(store.frame(panel.kind), panel) for panel in (*plots.TRAIN_PANELS, *plots.INGEST_PANELS)),
     ]  # fmt: skip
@@ -63,7 +64,8 @@ def test_plots_of_nothing_render_too(store: RunStore) -> None:
     none = store.frame("entry").head(0)
     for element in (
         plots.context_strip(none), plots.context_steps(none), plots.context_lens(none), plots.lens_scores(none),
-        plots.tree_pyramid(store.block_scores("x", 0), 0, K), plots.accuracy_bars(store.rows("x")),
+        plots.tree_pyramid(Levels.of_blocks(np.empty(0), 0, K).cells(0, 1), 0, K, 0),
+        plots.accuracy_bars(store.rows("x")),
         plots.accuracy_by_depth(store.depth("x")), plots.curves(store.frame("train").head(0), plots.TRAIN_PANELS[0]),
     ):  # fmt: skip
         hv.render(element)
@@ -75,35 +77,29 @@ def test_bars_without_intervals_stand_without_whiskers(store: RunStore) -> None:
     assert len(overlay.get(1)) == 0 and len(overlay.get(0)) == 8
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    num_tokens=st.sampled_from([0, 1, 31, 32, 33, 1023, 1024, 1025, 32_749, 40_009]),
-    columns=st.integers(1, 80),
-)
-def test_the_pyramid_keeps_the_maximum_of_every_level(num_tokens: int, columns: int) -> None:
-    counts = complete_counts(num_tokens, K)
-    blocks = counts[1] if len(counts) > 1 else 0
-    values = np.random.default_rng(num_tokens).normal(size=blocks)
-    rows = plots.pyramid_columns(values, num_tokens, K, 0, num_tokens, columns)
-    assert [row[0] for row in rows] == list(range(1, len(counts)))
-    for lod, start, stop, shown in rows:
-        assert start == 0 and stop == counts[lod] * K**lod and 0 < len(shown) <= max(columns, 1)
-        assert shown.max() == values[: counts[lod] * K ** (lod - 1)].max()
+def test_a_cell_without_a_value_is_faint_and_says_so() -> None:
+    cells = Levels.of_blocks(np.array([0.5]), 2 * K, K).cells(0, 2 * K)
+    drawn = plots.tree_columns(cells, K, limits=(0.0, 1.0)).filter(lod=1)
+    assert drawn["shown"].to_list() == ["+0.500", "–"] and drawn["alpha"].to_list()[1] < 1
+    assert drawn["colour"][0] != drawn["colour"][1] == NEUTRAL
 
 
-def test_a_zoomed_pyramid_shows_single_blocks() -> None:
-    values = np.arange(1024.0)
-    (_, start, stop, shown), *_ = plots.pyramid_columns(values, 32_768, K, 100.0, 200.0)
-    assert (start, stop) == (96, 224) and shown.tolist() == [3, 4, 5, 6]
+def test_higher_values_are_lighter_and_limits_hold_outliers() -> None:
+    dark, middle, light, beyond = colours_of(np.array([0.0, 0.5, 1.0, 9.0]), "signed", (0.0, 1.0))
+    brightness = [sum(int(one[at : at + 2], 16) for at in (1, 3, 5)) for one in (dark, middle, light)]
+    assert brightness == sorted(brightness) and light == beyond
 
 
-def test_a_range_beyond_the_history_draws_nothing() -> None:
-    assert plots.pyramid_columns(np.zeros(32), 1024, K, 5000, 6000) == []
+def test_neighbouring_documents_have_different_colours() -> None:
+    found = colours_of(np.arange(20.0), "class", (0.0, 1.0))
+    assert all(one != other for one, other in pairwise(found))
 
 
-def test_a_pyramid_needs_a_value_for_every_block() -> None:
-    with pytest.raises(ShapeError, match="32"):
-        plots.pyramid_columns(np.zeros(31), 1024, K, 0, 1024)
+def test_ink_reads_on_its_ground() -> None:
+    cells = plots.tree_columns(Levels.of_blocks(np.array([0.0, 1.0]), 2 * K, K).cells(0, 2 * K), K)
+    labels = token_labels(K - 1, ["longer", "b"], cells.filter(lod=0), 4)
+    assert labels["ink"] == ["#FFFFFF", "#000000"] and labels["text"] == ["lon…", "b"]
+    assert labels["x"].tolist() == [K - 0.5, K + 0.5]
 
 
 def test_thinning_keeps_both_ends() -> None:

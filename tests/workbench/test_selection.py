@@ -12,7 +12,8 @@ from workbench.stores.run import RunStore
 
 @given(
     run=st.text(), view=st.sampled_from(list(VIEWS)), history=st.text(), arm=st.text(), node=st.text(),
-    question=st.integers(-1, 999_999), step=st.integers(-1, 999_999),
+    question=st.integers(-1, 999_999), step=st.integers(-1, 999_999), span=st.text(), colour=st.text(),
+    query=st.text(), text=st.text(), level=st.integers(-1, 12),
 )  # fmt: skip
 def test_a_selection_survives_its_url(**chosen: object) -> None:
     one, other = Selection(**chosen), Selection()

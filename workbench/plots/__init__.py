@@ -9,7 +9,7 @@ from workbench.plots.context import context_lens, context_steps, context_strip, 
 from workbench.plots.curves import INGEST_PANELS, TRAIN_PANELS, Panel, curves, panel_series
 from workbench.plots.intervals import intervals, series_colours
 from workbench.plots.results import accuracy_bars, accuracy_by_depth
-from workbench.plots.tree import pyramid_columns, tree_pyramid
+from workbench.plots.tree import tree_columns, tree_pyramid
 
 __all__ = [
     "INGEST_PANELS",
@@ -26,7 +26,7 @@ __all__ = [
     "intervals",
     "lens_scores",
     "panel_series",
-    "pyramid_columns",
     "series_colours",
+    "tree_columns",
     "tree_pyramid",
 ]

@@ -1,146 +1,210 @@
-"""The tree, drawn as a pyramid: every level of the history over token position, coloured by a value of its blocks.
+"""The tree, drawn: every level of a history over token position, coloured by a value of its nodes.
 
-The value of a node is the highest among the blocks below it, as a focus step sees it: what shines at the top can be
-followed down to the block that it comes from. However long the history is, a level is drawn as at most
-`max_columns` columns of the visible range, each the maximum of what falls into it.
+Cells come from `workbench.stores.levels` (or from any frame of their columns): one a node, or one for many where they
+would be thinner than a pixel. Colours stand for values as they are; a cell without a value is a faint grey.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import holoviews as hv
 import numpy as np
 import polars as pl
+from bokeh.core.properties import value
+from bokeh.palettes import Magma256
 
-from megacontext.errors import ShapeError
-from megacontext.spans import complete_counts
-from workbench.palette import NEEDED, NEUTRAL, SCALE
-from workbench.plots.style import NO_TICKS, TOKENS, framed, numbers
+from workbench.palette import CHOSEN, DIVERGING, MONOSPACE, NEEDED, NEUTRAL, class_colour
+from workbench.plots.style import TOKENS, columns, framed, numbers
 
-MAX_COLUMNS = 1_200
-"""About the pixels that a page is wide."""
-
-LEVEL_HEIGHT = 0.42
+CELL_HEIGHT = 0.42
 """Half the height of a level's row, in levels; the rest is the gap."""
+MARKS_AT = (-0.62, -0.78)
+"""Where raw and needed blocks are marked, below the tokens' row."""
+LEVEL_PX = 46
+
+# The darkest tenth would not stand out from a dark ground.
+_SCALE = Magma256[26:]
+_CELL = ["colour", "alpha", "node", "tokens", "shown", "what"]
+_CORNERS = ["x0", "y0", "x1", "y1"]
 
 
-def pyramid_columns(
-    values: np.ndarray,
-    num_tokens: int,
+def scale_colours(form: str) -> list[str]:
+    """The colours from the lowest value to the highest."""
+    if form != "score":
+        return list(_SCALE)
+    points = np.array([[int(one[at : at + 2], 16) for at in (1, 3, 5)] for one in DIVERGING], dtype=float)
+    places = np.linspace(0, len(points) - 1, 255)
+    mixed = [np.interp(places, np.arange(len(points)), points[:, channel]) for channel in range(3)]
+    return [f"#{round(r):02X}{round(g):02X}{round(b):02X}" for r, g, b in zip(*mixed, strict=True)]
+
+
+def colours_of(values: np.ndarray, form: str, limits: tuple[float, float]) -> np.ndarray:
+    """A colour per value, as text; the neutral one for nan."""
+    known = np.isfinite(values)
+    if form == "class":
+        numbers_of = np.where(known, values, 0).astype(int)
+        kinds, back = np.unique(numbers_of, return_inverse=True)
+        found = np.array([class_colour(int(kind)) for kind in kinds], dtype=object)[back]
+    else:
+        scale = np.array(scale_colours(form), dtype=object)
+        low, high = limits
+        share = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-12), 0, 1)
+        found = scale[np.rint(share * (len(scale) - 1)).astype(int)]
+    return np.where(known, found, NEUTRAL)
+
+
+def value_text(number: float, form: str, classes: Mapping[int, str]) -> str:
+    """A value as its colouring writes it; a dash for none."""
+    if not np.isfinite(number):
+        return "–"
+    if form == "class":
+        return classes.get(int(number), f"{int(number)}")
+    if form == "share":
+        return f"{100 * number:.1f} %"
+    if form == "minutes":
+        return f"{number:,.1f} min"
+    return f"{number:.2f}" if form == "plain" else f"{number:+.3f}"
+
+
+def tree_columns(
+    cells: pl.DataFrame,
     block_size: int,
-    start: float,
-    stop: float,
-    max_columns: int = MAX_COLUMNS,
-) -> list[tuple[int, float, float, np.ndarray]]:
-    """Rows (lod, first token, end token, values (columns,)) of the levels with complete nodes, from LOD 1 up.
+    form: str = "signed",
+    limits: tuple[float, float] = (0.0, 1.0),
+    classes: Mapping[int, str] | None = None,
+    what: str = "value",
+) -> pl.DataFrame:
+    """Cells (columns lod, first, last, x0, x1, value) with their corners, colour, and the words of their tooltips."""
+    values = cells["value"].to_numpy()
+    classes = classes or {}
+    several = cells["last"] - cells["first"] > 1
+    return cells.with_columns(
+        y0=pl.col("lod") - CELL_HEIGHT,
+        y1=pl.col("lod") + CELL_HEIGHT,
+        colour=pl.Series(colours_of(values, form, limits).tolist(), dtype=pl.String),
+        alpha=pl.Series(np.where(np.isfinite(values), 1.0, 0.18)),
+        node=pl.when(several)
+        .then(pl.format("L{} · nodes {} to {}", "lod", "first", pl.col("last") - 1))
+        .otherwise(pl.format("L{} · node {}", "lod", "first")),
+        tokens=pl.format(
+            "{} to {}", pl.col("x0").cast(pl.Int64), pl.col("x1").cast(pl.Int64)
+        ),
+        shown=pl.Series([value_text(one, form, classes) for one in values], dtype=pl.String),
+        what=pl.lit(what),
+    )  # fmt: skip
 
-    `values` (blocks,) are those of LOD 1 in order; [start, stop) is the visible range of tokens. Rows end where the
-    complete nodes of their level do. Raises ShapeError if there is not one value per complete block.
-    """
-    counts = complete_counts(num_tokens, block_size)
-    blocks = counts[1] if len(counts) > 1 else 0
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != (blocks,):
-        raise ShapeError(
-            f"a pyramid needs one value per complete block, {num_tokens} tokens have {blocks}, got {values.shape}; "
-            "pass the scores of one question"
-        )
-    rows = []
-    for lod in range(1, len(counts)):
-        width = block_size**lod
-        if lod > 1:
-            values = values[: counts[lod] * block_size].reshape(-1, block_size).max(axis=1)
-        first = int(max(start, 0) // width)
-        last = min(int(-(-min(stop, num_tokens) // width)), counts[lod])  # one past
-        if last <= first:
-            continue
-        rows.append(
-            (lod, float(first * width), float(last * width), _columns(values[first:last], max_columns))
-        )
-    return rows
+
+def token_labels(
+    first: int, texts: Sequence[str], cells: pl.DataFrame, most_characters: int
+) -> dict[str, np.ndarray | list[str]]:
+    """Columns x, y, text and ink of tokens from `first` on; `cells` are theirs, as `tree_columns` gives them."""
+    shown = [
+        text if len(text) <= most_characters else text[: max(most_characters - 1, 1)] + "…" for text in texts
+    ]
+    known = dict(cells.select("first", "colour").iter_rows())
+    pale = dict(cells.select("first", "alpha").iter_rows())
+    inks = [_ink(known.get(first + at, NEUTRAL), pale.get(first + at, 0.0) < 1) for at in range(len(texts))]
+    places = np.arange(first, first + len(texts)) + 0.5
+    return {"x": places, "y": np.zeros(len(texts)), "text": shown, "ink": inks}
 
 
 def tree_pyramid(
-    block_scores: pl.DataFrame,
+    cells: pl.DataFrame,
     num_tokens: int,
     block_size: int,
+    top: int,
     *,
-    needed: list[int] | None = None,
-    raw: list[int] | None = None,
-    limits: tuple[float, float] | None = None,
+    form: str = "signed",
+    limits: tuple[float, float] = (0.0, 1.0),
+    classes: Mapping[int, str] | None = None,
+    what: str = "value",
+    needed: Sequence[int] = (),
+    raw: Sequence[int] = (),
+    chosen: tuple[int, int] | None = None,
     x_range: tuple[float, float] | None = None,
     height_px: int | None = None,
 ) -> hv.Overlay:
-    """The levels of a history, LOD 1 at the bottom, coloured by `score` of its blocks (columns block, score).
+    """The levels of a history up to `top`, single tokens at the bottom, as far as `cells` hold them.
 
-    `needed` marks the blocks that hold the answer, `raw` those that the model reads as tokens; `limits` fixes the
-    colour scale (default: the middle 98 % of the scores); `x_range` is the visible range of tokens.
+    `needed` marks the blocks that hold the answer, `raw` those that the model reads as tokens, `chosen` outlines a node
+    (LOD, index); `x_range` is the visible range of tokens. Elements in order: cells, chosen, texts, raw, needed.
     """
-    values = block_scores.sort("block")["score"].to_numpy()
-    start, stop = x_range or (0.0, float(num_tokens))
-    low, high = limits or score_limits(values)
-    rows = pyramid_columns(values, num_tokens, block_size, start, stop)
-    layers: list[hv.Element] = [
-        _row(row, block_size, low, high, bar=place == 0) for place, row in enumerate(rows)
-    ]
-    layers.append(_marks(raw or [], block_size, 0.35, "square", 4, NEUTRAL, "raw in the context"))
-    layers.append(_marks(needed or [], block_size, 0.12, "triangle", 10, NEEDED, "needed block"))
-    top = len(complete_counts(num_tokens, block_size)) - 1
+    drawn = tree_columns(cells, block_size, form, limits, classes, what)
+    boxes = hv.Rectangles(columns(drawn, [*_CORNERS, *_CELL]), _CORNERS, _CELL).opts(
+        color="colour", fill_alpha="alpha", line_alpha=0, tools=["hover"],
+        hover_tooltips=[("node", "@node"), ("tokens", "@tokens"), ("value", "@shown"), ("", "@what")],
+    )  # fmt: skip
+    outline = hv.Rectangles(outline_of(chosen, block_size), _CORNERS).opts(
+        fill_alpha=0, line_color=CHOSEN, line_width=3, tools=[]
+    )
+    texts = hv.Labels({"x": [], "y": [], "text": [], "ink": []}, ["x", "y"], ["text", "ink"]).opts(
+        text_font_size="11px", tools=[], hooks=[_inked]
+    )
+    layers = [
+        boxes, outline, texts,
+        _marks(raw, block_size, MARKS_AT[0], "square", 5, NEUTRAL, "read as tokens: block"),
+        _marks(needed, block_size, MARKS_AT[1], "triangle", 10, NEEDED, "holds the answer: block"),
+    ]  # fmt: skip
+    # Tools that HoloViews adds by itself would let the wheel zoom the levels as well.
+    tools = ["xpan", "xwheel_zoom"]
+    layers = [layer.opts(default_tools=[] if layer is not boxes else tools) for layer in layers]
+    start, stop = x_range or (0.0, float(max(num_tokens, 1)))
     return hv.Overlay(layers).opts(
         **framed(
-            height_px or 110 + 64 * max(top, 1), xlabel="token position in the history", ylabel="level",
-            yticks=[(lod, f"L{lod}") for lod in range(1, top + 1)] or NO_TICKS, ylim=(-0.1, top + 0.5 if top else 1.5),
+            height_px or tree_height_px(top), xlabel="token position in the history", ylabel="level",
+            yticks=[(lod, f"L{lod}") for lod in range(top + 1)], ylim=(-1.0, top + 0.55),
             xlim=(start, stop), hooks=[numbers(x=TOKENS)], show_legend=False,
-            default_tools=["xpan", "xwheel_zoom", "reset"], active_tools=["xpan", "xwheel_zoom"],
+            default_tools=tools, active_tools=tools,
         )
     )  # fmt: skip
 
 
-def score_limits(values: np.ndarray) -> tuple[float, float]:
-    """The middle 98 % of the values, so that a single outlier does not flatten the rest; never empty."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return 0.0, 1.0
-    low, high = float(np.quantile(values, 0.01)), float(values.max())
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
+def tree_height_px(top: int) -> int:
+    """Room for that many levels and the tokens below them."""
+    return 100 + LEVEL_PX * (top + 1)
 
 
-def _columns(values: np.ndarray, max_columns: int) -> np.ndarray:
-    """At most `max_columns` maxima of equal shares of `values`; the values themselves where they are few."""
-    if len(values) <= max_columns:
-        return values
-    edges = np.linspace(0, len(values), max_columns + 1).astype(np.int64)[:-1]
-    return np.maximum.reduceat(values, edges)
+def outline_of(node: tuple[int, int] | None, block_size: int) -> dict[str, list[float]]:
+    """Corners of a node's cell; none for no node."""
+    if node is None:
+        return {name: [] for name in _CORNERS}
+    lod, index = node
+    width = block_size**lod
+    return {
+        "x0": [float(index * width)], "y0": [lod - CELL_HEIGHT], "x1": [float((index + 1) * width)],
+        "y1": [lod + CELL_HEIGHT],
+    }  # fmt: skip
 
 
-def _row(
-    row: tuple[int, float, float, np.ndarray], block_size: int, low: float, high: float, bar: bool
-) -> hv.Image:
-    lod, start, stop, values = row
-    image = hv.Image(
-        values[None, :], ["token", "level"], hv.Dimension("score", label="score"),
-        bounds=(start, lod - LEVEL_HEIGHT, stop, lod + LEVEL_HEIGHT),
-    )  # fmt: skip
-    tooltips = [
-        ("level", f"L{lod} · {block_size**lod:,} tokens"),
-        ("token", "$x{0,0}"),
-        ("highest similarity below", "@image{+0.00}"),
-    ]
-    return image.opts(
-        cmap=SCALE, clim=(low, high), colorbar=bar, clabel="", tools=["hover"], hover_tooltips=tooltips,
-        colorbar_opts={"width": 8, "major_label_text_font_size": "11px", "padding": 4} if bar else {},
-    )  # fmt: skip
+def mark_columns(blocks: Sequence[int], block_size: int, level: float) -> dict[str, np.ndarray]:
+    """Places of marks in the middle of blocks."""
+    numbers_of = np.asarray(blocks, dtype=np.int64)
+    return {
+        "x": (numbers_of + 0.5) * block_size, "y": np.full(len(numbers_of), level), "block": numbers_of,
+    }  # fmt: skip
 
 
 def _marks(
-    blocks: list[int], block_size: int, level: float, marker: str, size: int, colour: str, what: str
+    blocks: Sequence[int], block_size: int, level: float, marker: str, size: int, colour: str, what: str
 ) -> hv.Points:
-    tokens = (np.asarray(blocks, dtype=np.float64) + 0.5) * block_size
-    points = {
-        "token": tokens,
-        "level": np.full(len(tokens), level),
-        "block": np.asarray(blocks, dtype=np.int64),
-    }
-    return hv.Points(points, ["token", "level"], ["block"]).opts(
+    return hv.Points(mark_columns(blocks, block_size, level), ["x", "y"], ["block"]).opts(
         marker=marker, size=size, color=colour, line_color=colour, tools=["hover"],
-        hover_tooltips=[(what, "@block{0,0}"), ("token", "@token{0,0}")],
+        hover_tooltips=[(what, "@block{0,0}"), ("token", "@x{0,0}")],
     )  # fmt: skip
+
+
+def _inked(plot: Any, element: hv.Labels) -> None:
+    """Each text has an ink of its own; HoloViews would take a column of colours for values to be mapped."""
+    glyph, source = plot.handles["glyph"], plot.handles["source"]
+    glyph.text_color, glyph.text_font = "ink", value(MONOSPACE)
+    source.data = {name: list(element.dimension_values(name)) for name in ("x", "y", "text", "ink")}
+
+
+def _ink(ground: str, faint: bool) -> str:
+    """Black or white, whichever reads better on a ground; grey on a faint one, which may be dark or light."""
+    if faint:
+        return NEUTRAL
+    red, green, blue = (int(ground[at : at + 2], 16) for at in (1, 3, 5))
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#FFFFFF"

@@ -6,14 +6,17 @@ process, whoever looks at it; the few that were looked at last stay open.
 
 from __future__ import annotations
 
+import time
+import tomllib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from megacontext.errors import ConfigError
+from megacontext.errors import ConfigError, MegaContextError, TreeFormatError
 from workbench.stores.catalogue import Catalogue
 from workbench.stores.curves import RunCurves
-from workbench.stores.memory import MemoryStore
+from workbench.stores.memory import MemoryStore, bytes_of, stamp_of
 from workbench.stores.parts import Parts
 from workbench.stores.run import RunStore
 from workbench.stores.runs import RunSummary, list_runs
@@ -22,8 +25,16 @@ MEMORIES_OPEN = 4
 """Memories that stay open at most."""
 CURVES_KEPT = 16
 """Runs whose curves stay in memory at most."""
+REFUSED_FOR_S = 10.0
+"""How long a memory that cannot be opened is not tried again while its files stay as they are: a try walks them."""
 MEMORY_FOLDER = "memory"
 """Folder of a run that holds the memories of its histories."""
+
+
+class _Refused(NamedTuple):
+    files: object
+    problem: MegaContextError
+    until_s: float
 
 
 class Library:
@@ -49,6 +60,7 @@ class Library:
         self._curves: OrderedDict[str, RunCurves] = OrderedDict()
         self.catalogue = Catalogue(self.runs_folder)
         """Every run with its state and figures, for a list of them."""
+        self._refused: dict[Path, _Refused] = {}
 
     @property
     def given_memory(self) -> str:
@@ -86,18 +98,40 @@ class Library:
         return found
 
     def memory(self, name: str) -> MemoryStore:
-        """A memory by its name, opened if it is not yet. Raises ConfigError for no such name, and what opening does."""
+        """A memory by its name, opened if it is not yet. Raises ConfigError for no such name, and what opening does.
+
+        Cheap when it is open. One whose files were removed, replaced or cut short since is let go of, and opened again
+        if there is something to open; one that was refused is not tried again before its files have changed.
+        """
         run, _, _ = name.rpartition("/")
         path = self.memories(run).get(name)
         if path is None:
             raise ConfigError(f"there is no memory {name!r} here; choose one of {self.runs_folder}")
         path = path.resolve()
+        if path in self._open:
+            try:
+                self._open[path].check()
+            except TreeFormatError:
+                self._open.pop(path).close()
         if path not in self._open:
-            self._open[path] = MemoryStore(path)
+            self._open[path] = self._opened(path, self.run_path(run) if run else None)
             while len(self._open) > MEMORIES_OPEN:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(path)
         return self._open[path]
+
+    def _opened(self, path: Path, run: Path | None) -> MemoryStore:
+        now, files = time.monotonic(), (stamp_of(path), bytes_of(path))
+        known = self._refused.get(path)
+        if known is not None and known.files == files and now < known.until_s:
+            raise type(known.problem)(str(known.problem))
+        try:
+            store = MemoryStore(path, self.parts, "" if run is None else model_named_by(run))
+        except MegaContextError as problem:
+            self._refused[path] = _Refused(files, problem, now + REFUSED_FOR_S)
+            raise
+        self._refused.pop(path, None)
+        return store
 
     def may_write(self, name: str) -> bool:
         """Whether pages may write to that memory."""
@@ -121,6 +155,16 @@ class Library:
         """Let go of all memories."""
         while self._open:
             self._open.popitem()[1].close()
+
+
+def model_named_by(run: Path) -> str:
+    """The model that a run's recipe names, empty where it names none or cannot be read."""
+    try:
+        recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    named = recipe.get("model")
+    return named if isinstance(named, str) else ""
 
 
 def _bare(name: str, rule: str) -> str:

@@ -27,6 +27,7 @@ class Vocabulary(Protocol):
     """What pages need of a tokenizer."""
 
     fingerprint: str
+    vocab_size: int
 
     def encode(self, text: str) -> np.ndarray: ...
 

@@ -34,6 +34,21 @@ p {{ margin: 2px 0 0; }}
 .figure span {{ font-size: 13px; opacity: .68; display: block; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 12px; }}
 .chip {{ display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 7px; }}
+.scale {{ display: flex; flex-wrap: wrap; align-items: center; gap: 4px 10px; font-size: 12px;
+  font-variant-numeric: tabular-nums; }}
+.scale i {{ width: 180px; height: 10px; border-radius: 3px; }}
+.passage {{ white-space: pre-wrap; overflow-wrap: anywhere; max-height: 260px; overflow-y: auto; margin-top: 10px;
+  padding: 10px 12px; border-radius: 8px; border: 1px solid var(--hairline); }}
+mark {{ background: color-mix(in srgb, var(--panel-primary-color) 32%, transparent); color: inherit;
+  border-radius: 3px; }}
+a {{ color: var(--panel-primary-color); text-decoration: none; border-radius: 3px; }}
+a:hover {{ text-decoration: underline; }}
+a:focus-visible {{ outline: 2px solid var(--panel-primary-color); outline-offset: 1px; }}
+ol.places {{ max-height: 560px; overflow-y: auto; }}
+* + h2 {{ margin-top: 14px; }}
+ol {{ margin: 4px 0 0; padding: 0; list-style: none; }}
+li {{ padding: 5px 0; border-bottom: 1px solid var(--hairline); overflow-wrap: anywhere; }}
+li:last-child {{ border-bottom: 0; }}
 .scroll {{ overflow-x: auto; }}
 .tall {{ max-height: 320px; overflow-y: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }}
