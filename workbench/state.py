@@ -18,6 +18,7 @@ VIEWS = {
     "runs": "Runs",
     "results": "Results",
     "tree": "Tree",
+    "gists": "Gists",
     "focus": "Focus",
     "talk": "Talk",
 }

@@ -7,6 +7,7 @@ folders, selections and pages; only `workbench.palette` is known here.
 from workbench.plots.comparison import compared_curves
 from workbench.plots.context import context_lens, context_steps, context_strip, entry_boxes, lens_scores
 from workbench.plots.curves import INGEST_PANELS, TRAIN_PANELS, Panel, curves, panel_series
+from workbench.plots.gists import gist_scatter
 from workbench.plots.intervals import intervals, series_colours
 from workbench.plots.results import accuracy_bars, accuracy_by_depth
 from workbench.plots.tree import tree_columns, tree_pyramid
@@ -23,6 +24,7 @@ __all__ = [
     "context_strip",
     "curves",
     "entry_boxes",
+    "gist_scatter",
     "intervals",
     "lens_scores",
     "panel_series",

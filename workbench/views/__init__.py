@@ -1,6 +1,7 @@
 """Views: each answers one question about what lies on the desk. They draw and never compute."""
 
 from workbench.views.focus import FocusView
+from workbench.views.gists import GistsView
 from workbench.views.parts import View
 from workbench.views.results import ResultsView
 from workbench.views.runs import RunsView
@@ -11,9 +12,19 @@ VIEW_CLASSES: dict[str, type[View]] = {
     "runs": RunsView,
     "results": ResultsView,
     "tree": TreeView,
+    "gists": GistsView,
     "focus": FocusView,
     "talk": TalkView,
 }
 """By the names of `workbench.state.VIEWS`."""
 
-__all__ = ["VIEW_CLASSES", "FocusView", "ResultsView", "RunsView", "TalkView", "TreeView", "View"]
+__all__ = [
+    "VIEW_CLASSES",
+    "FocusView",
+    "GistsView",
+    "ResultsView",
+    "RunsView",
+    "TalkView",
+    "TreeView",
+    "View",
+]
