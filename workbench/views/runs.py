@@ -35,7 +35,7 @@ USUAL_HALF_LIFE = 2
 STATE_TONES = {"running": "good", "done": "muted"}
 """Of the others: bad."""
 ALL_METRICS = "all metrics"
-DRAW_S = 0.1
+DRAW_S = 0.2
 """How long figures are drawn before the page may breathe."""
 COLUMNS = [
     {"label": "run", "sort": "name"},
