@@ -76,8 +76,7 @@ def test_runs_are_sorted_ticked_and_laid_over_one_another(
 def test_a_row_is_reached_and_opened_by_keyboard(served: Served, folder: Path, watch: object) -> None:
     watched = watch(f"{served.url}?view=runs&sort=name", served.url)
     page = settled(watched)
-    page.get_by_role("button", name="beta", exact=True).focus()
-    page.keyboard.press("Enter")
+    page.get_by_role("button", name="beta", exact=True).press("Enter")
     page.wait_for_function(ADDRESS.format("run", "'beta'"))
     page.wait_for_function(ADDRESS.format("view", "'results'"))
     content_with(watched)
