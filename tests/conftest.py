@@ -10,7 +10,9 @@ from hypothesis import settings
 # Before torch is imported, here and in subprocesses: toy matrices are slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The checkout as well: without it, the folder tests/workbench would pass for the package of that name.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+# And kernels/, so that a checkout that was never installed has megakernels.
+_TESTS = Path(__file__).parent
+sys.path[:0] = [str(_TESTS), str(_TESTS.parent), str(_TESTS.parent / "kernels")]
 
 # A deadline per example measures the machine and its other work, not the code.
 settings.register_profile("house", deadline=None)
