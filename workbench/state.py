@@ -20,6 +20,7 @@ VIEWS = {
     "tree": "Tree",
     "gists": "Gists",
     "focus": "Focus",
+    "seen": "What the model saw",
     "talk": "Talk",
 }
 """Name of each view in an address, and in words; in the order of the tabs."""
@@ -58,6 +59,9 @@ class Selection(param.Parameterized):
     arm = param.String(default="")
     question = param.Integer(default=-1)
     step = param.Integer(default=-1, doc="refocus step; -1 for the last")
+    against = param.String(
+        default="", doc="scorer that the chosen arm's scores are held against; empty for none"
+    )
     memory = param.String(default="", doc="name of a memory; empty for that of the history")
     node = param.String(default="", doc="a node of the tree as LOD:INDEX; a single token is 0:TOKEN")
     span = param.String(default="", doc="tokens that the tree shows as START-STOP; empty for all")
@@ -90,8 +94,8 @@ class Selection(param.Parameterized):
     pinned = param.String(default="", doc="tokens that stay in view in Talk, as START-STOP,START-STOP")
 
     KEYS = (
-        "run", "view", "history", "arm", "question", "step", "memory", "node", "span", "compare", "curves", "axis",
-        "smooth", "sort", "find", "table", "cell", "verdict", "search", "order", "page", "sample", "colour", "query",
+        "run", "view", "history", "arm", "question", "step", "against", "memory", "node", "span", "compare", "curves",
+        "axis", "smooth", "sort", "find", "table", "cell", "verdict", "search", "order", "page", "sample", "colour", "query",
         "text", "level", "model", "scorer", "pinned",
     )  # fmt: skip
 

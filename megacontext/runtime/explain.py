@@ -11,15 +11,15 @@ Deliberately ignorant of how it is drawn: values, and plain text.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from megacontext.focus import FocusStep, Reason, WorkingContext
 from megacontext.spans import Node
-from megacontext.tokenizer import Tokenizer
 from megacontext.tree import Memory
 
 _FOLDED_TOKENS = 12
@@ -52,6 +52,30 @@ class EntryExplanation:
     """The documents it comes from."""
 
 
+class Vocabulary(Protocol):
+    """Ids to text; a tokenizer of whoever's model."""
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def token_bytes(self, token: int) -> bytes: ...
+
+
+class WithText(Protocol):
+    """An entry whose text is known."""
+
+    @property
+    def lod(self) -> int: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def stop(self) -> int: ...
+
+    @property
+    def text(self) -> str: ...
+
+
 class _Look(NamedTuple):
     """What the last focus step said of an entry."""
 
@@ -80,7 +104,7 @@ def explain(
     step: FocusStep | None,
     edits: dict[Node, list[tuple[int, str]]],
     memory: Memory,
-    tokenizer: Tokenizer,
+    tokenizer: Vocabulary,
 ) -> list[EntryExplanation]:
     """Every entry of `context`, in time order. `step` is the last look at it, `edits` what came before."""
     looks = {} if step is None else _looks(step)
@@ -110,8 +134,10 @@ def explain(
     ]
 
 
-def entry_texts(context: WorkingContext, memory: Memory, tokenizer: Tokenizer) -> list[str]:
-    """The tokens of each raw entry as text; of a gist the beginning of its passage.
+def entry_texts(
+    context: WorkingContext, memory: Memory, tokenizer: Vocabulary, *, folded_tokens: int = _FOLDED_TOKENS
+) -> list[str]:
+    """The tokens of each raw entry as text; of a gist the beginning of its passage, so many tokens.
 
     Raw entries in a row are one text: put together they are what its tokens say, also where a character was cut.
     """
@@ -119,7 +145,7 @@ def entry_texts(context: WorkingContext, memory: Memory, tokenizer: Tokenizer) -
     for slot, lod in enumerate(context.lod.tolist()):
         start, stop = int(context.start[slot]), int(context.stop[slot])
         if lod:
-            texts.append(tokenizer.decode(memory.tokens(start, min(stop, start + _FOLDED_TOKENS))))
+            texts.append(tokenizer.decode(memory.tokens(start, min(stop, start + folded_tokens))))
             continue
         ends = slot + 1 == len(context) or bool(context.lod[slot + 1])
         read = b"".join(map(tokenizer.token_bytes, memory.tokens(start, stop).tolist()))
@@ -127,7 +153,7 @@ def entry_texts(context: WorkingContext, memory: Memory, tokenizer: Tokenizer) -
     return texts
 
 
-def as_text(entries: list[EntryExplanation]) -> str:
+def as_text(entries: Iterable[WithText]) -> str:
     """The context as the model saw it: raw text word for word, a gist as a mark with the beginning of its passage."""
     return "".join(
         entry.text

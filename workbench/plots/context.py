@@ -17,6 +17,7 @@ import polars as pl
 
 from megacontext.errors import ConfigError
 from workbench.palette import BAD, GOOD, NEEDED, NEUTRAL, level_colour
+from workbench.plots.feeding import Feed, of_polygons, of_rectangles
 from workbench.plots.style import NO_TICKS, TOKENS, columns, framed, numbers
 
 Axis = Literal["tokens", "budget"]
@@ -33,6 +34,7 @@ _TOOLTIPS = [
     ("edit", "@edit"),
 ]
 _DETAILS = ["colour", "level", "start", "stop", "cost_positions", "score", "edit"]
+_BOX = ["x0", "y0", "x1", "y1", *_DETAILS]
 
 
 def entry_boxes(entries: pl.DataFrame, x: Axis = "tokens") -> pl.DataFrame:
@@ -87,34 +89,37 @@ def context_steps(entries: pl.DataFrame, x: Axis = "tokens", height_px: int | No
     )  # fmt: skip
 
 
-def context_lens(entries: pl.DataFrame, needed: Sequence[int] = (), height_px: int = 215) -> hv.Overlay:
+def context_lens(
+    entries: pl.DataFrame,
+    needed: Sequence[int] = (),
+    height_px: int = 215,
+    *,
+    end: float | None = None,
+    feed: Feed | None = None,
+) -> hv.Overlay:
     """History above, working context below, and a ribbon from each entry's span to the positions that it costs.
 
-    `needed` marks tokens, such as those in the middle of the blocks that hold the answer.
+    `needed` marks tokens, such as those in the middle of the blocks that hold the answer. The axis ends at `end`
+    positions (default: where this context ends); `feed` takes other entries of the same history by `feed_lens`.
     """
-    below = entry_boxes(entries, "budget")
-    total = max(float(below["x1"].max() or 1), 1.0)
-    tokens = max(float(entries["stop"].max() or 1), 1.0)
-    above = below.with_columns(x0=pl.col("start") / tokens * total, x1=pl.col("stop") / tokens * total)
-    lanes = pl.concat([
-        _with_gaps(above, total).with_columns(y0=pl.lit(2.3), y1=pl.lit(3.0)),
-        _with_gaps(below, total).with_columns(y0=pl.lit(0.0), y1=pl.lit(0.7)),
-    ])  # fmt: skip
-    ribbons = hv.Polygons(_ribbons(above, below), ["x", "y"], "colour").opts(
-        color="colour", line_alpha=0, fill_alpha=0.22
-    )
+    lanes, ribbons, total, tokens = _lens_parts(entries, end)
 
     def second_axis(plot: hv.plotting.bokeh.ElementPlot, element: hv.Element) -> None:
         _tokens_above(plot.state, tokens, total)
 
-    boxes = _rectangles(lanes, "budget").opts(tools=["hover"], hover_tooltips=_TOOLTIPS, **_fill())
+    polygons = hv.Polygons(ribbons, ["x", "y"], "colour").opts(
+        color="colour", line_alpha=0, fill_alpha=0.22, **_fed(feed, "ribbons")
+    )
+    boxes = _rectangles(lanes, "budget").opts(
+        tools=["hover"], hover_tooltips=_TOOLTIPS, **_fill(), **_fed(feed, "boxes")
+    )
     ticks = [(2.65, "history"), (0.35, "context")]
     at = np.asarray(needed, dtype=np.float64)
     marks = hv.Points({"x": at / tokens * total, "y": np.full(len(at), 3.18), "token": at}, ["x", "y"], "token").opts(
         marker="inverted_triangle", size=9, color=NEEDED, line_color=NEEDED, tools=["hover"],
         hover_tooltips=[("the answer stands at token", "@token{0,0}")],
     )  # fmt: skip
-    return (ribbons * boxes * marks).opts(
+    return (polygons * boxes * marks).opts(
         **framed(
             height_px, xlabel=AXIS_LABELS["budget"], ylabel="", yticks=ticks, ylim=(0, 3.32), xlim=(0, total),
             hooks=[second_axis],
@@ -122,38 +127,86 @@ def context_lens(entries: pl.DataFrame, needed: Sequence[int] = (), height_px: i
     )  # fmt: skip
 
 
+def feed_lens(feed: Feed, entries: pl.DataFrame, end: float) -> None:
+    """Other entries into a `context_lens` that was drawn with that feed and end."""
+    lanes, ribbons, _, _ = _lens_parts(entries, end)
+    feed.give(boxes=of_rectangles(columns(lanes, _BOX)), ribbons=of_polygons(ribbons))
+
+
+def _lens_parts(
+    entries: pl.DataFrame, end: float | None
+) -> tuple[pl.DataFrame, list[dict[str, object]], float, float]:
+    """Boxes of both lanes, ribbons, and where the axes end: in positions, and in tokens."""
+    below = entry_boxes(entries, "budget")
+    total = max(end or float(below["x1"].max() or 1), 1.0)
+    tokens = max(float(entries["stop"].max() or 1), 1.0)
+    above = below.with_columns(x0=pl.col("start") / tokens * total, x1=pl.col("stop") / tokens * total)
+    lanes = pl.concat([
+        _with_gaps(above, total).with_columns(y0=pl.lit(2.3), y1=pl.lit(3.0)),
+        _with_gaps(below, total).with_columns(y0=pl.lit(0.0), y1=pl.lit(0.7)),
+    ])  # fmt: skip
+    return lanes, _ribbons(above, below), total, tokens
+
+
 def lens_scores(
-    entries: pl.DataFrame, x: Axis = "budget", threshold: float | None = None, height_px: int = 190
+    entries: pl.DataFrame,
+    x: Axis = "budget",
+    threshold: float | None = None,
+    height_px: int = 190,
+    *,
+    end: float | None = None,
+    feed: Feed | None = None,
 ) -> hv.Overlay:
     """The signed score of each entry as a bar from 0, coloured by level; edits are marked at its end.
 
-    `threshold` draws the two lines beyond which an entry may be expanded or collapsed.
+    `threshold` draws the two lines beyond which an entry may be expanded or collapsed. `end` and `feed` as in
+    `context_lens`; other entries go in by `feed_scores`.
     """
-    boxes = _with_gaps(entry_boxes(entries, x)).with_columns(
-        y0=pl.min_horizontal(pl.lit(0.0), pl.col("score")), y1=pl.max_horizontal(pl.lit(0.0), pl.col("score"))
-    )
-    bars = _rectangles(boxes.with_columns(pl.col("y0", "y1").fill_null(0.0)), x).opts(
-        hover_tooltips=_TOOLTIPS, tools=["hover"], **_fill()
+    boxes = _score_boxes(entries, x)
+    bars = _rectangles(boxes, x).opts(
+        hover_tooltips=_TOOLTIPS, tools=["hover"], **_fill(), **_fed(feed, "bars")
     )
     lines = [hv.HLine(0).opts(color=NEUTRAL, line_width=1)]
     for level in () if threshold is None else (threshold, -threshold):
         lines.append(hv.HLine(level).opts(color=NEUTRAL, line_width=1, line_dash="dashed", alpha=0.7))
     marks = [
-        _edit_marks(boxes, "expand", "triangle", GOOD),
-        _edit_marks(boxes, "collapse", "inverted_triangle", BAD),
-    ]
+        hv.Points(_edit_marks(boxes, edit), ["x", "score"]).opts(
+            marker=marker, size=9, color=colour, line_color=colour, tools=[], show_legend=False, **_fed(feed, edit)
+        )
+        for edit, marker, colour in (("expand", "triangle", GOOD), ("collapse", "inverted_triangle", BAD))
+    ]  # fmt: skip
     return hv.Overlay([*lines, bars, *marks]).opts(
         **framed(
-            height_px, xlabel=AXIS_LABELS[x], ylabel="score", ylim=(-1.12, 1.12), xlim=_limits(boxes),
+            height_px, xlabel=AXIS_LABELS[x], ylabel="score", ylim=(-1.12, 1.12),
+            xlim=_limits(boxes) if end is None else (0.0, max(end, 1.0)),
             yticks=[-1, -0.5, 0, 0.5, 1], show_legend=False, **_x_format(x),
         )
     )  # fmt: skip
 
 
-def _rectangles(boxes: pl.DataFrame, x: Axis) -> hv.Rectangles:
-    return hv.Rectangles(
-        columns(boxes, ["x0", "y0", "x1", "y1", *_DETAILS]), ["x0", "y0", "x1", "y1"], _DETAILS
+def feed_scores(feed: Feed, entries: pl.DataFrame, x: Axis = "budget") -> None:
+    """Other entries into a `lens_scores` that was drawn with that feed."""
+    boxes = _score_boxes(entries, x)
+    feed.give(
+        bars=of_rectangles(columns(boxes, _BOX)),
+        expand=_edit_marks(boxes, "expand"),
+        collapse=_edit_marks(boxes, "collapse"),
     )
+
+
+def _score_boxes(entries: pl.DataFrame, x: Axis) -> pl.DataFrame:
+    boxes = _with_gaps(entry_boxes(entries, x)).with_columns(
+        y0=pl.min_horizontal(pl.lit(0.0), pl.col("score")), y1=pl.max_horizontal(pl.lit(0.0), pl.col("score"))
+    )
+    return boxes.with_columns(pl.col("y0", "y1").fill_null(0.0))
+
+
+def _fed(feed: Feed | None, part: str) -> dict[str, object]:
+    return {} if feed is None else {"hooks": [feed.part(part)]}
+
+
+def _rectangles(boxes: pl.DataFrame, x: Axis) -> hv.Rectangles:
+    return hv.Rectangles(columns(boxes, _BOX), ["x0", "y0", "x1", "y1"], _DETAILS)
 
 
 def _fill() -> dict[str, object]:
@@ -176,13 +229,11 @@ def _with_gaps(boxes: pl.DataFrame, total: float | None = None) -> pl.DataFrame:
     return boxes.with_columns(x0=pl.col("x0") + gap_here, x1=pl.col("x1") - gap_here)
 
 
-def _edit_marks(boxes: pl.DataFrame, edit: str, marker: str, colour: str) -> hv.Points:
+def _edit_marks(boxes: pl.DataFrame, edit: str) -> dict[str, np.ndarray]:
+    """Where the marks of one kind of edit stand: beyond the ends of their bars."""
     at = boxes.filter(pl.col("edit") == edit)
-    height = (at["score"].fill_null(0.0) + (0.07 if edit == "expand" else -0.07)).to_numpy()
-    points = {"x": ((at["x0"] + at["x1"]) / 2).to_numpy(), "score": height}
-    return hv.Points(points, ["x", "score"]).opts(
-        marker=marker, size=9, color=colour, line_color=colour, tools=[], show_legend=False
-    )
+    height = at["score"].fill_null(0.0) + (0.07 if edit == "expand" else -0.07)
+    return {"x": ((at["x0"] + at["x1"]) / 2).to_numpy(), "score": height.to_numpy()}
 
 
 def _ribbons(above: pl.DataFrame, below: pl.DataFrame) -> list[dict[str, object]]:

@@ -18,6 +18,7 @@ from workbench.stores.catalogue import Catalogue
 from workbench.stores.curves import RunCurves
 from workbench.stores.memory import MemoryStore, bytes_of, stamp_of
 from workbench.stores.parts import Parts
+from workbench.stores.replay import Replay
 from workbench.stores.run import RunStore
 from workbench.stores.runs import RunSummary, list_runs
 
@@ -55,6 +56,7 @@ class Library:
         self.runs_folder = Path(runs)
         self.parts = Parts(models)
         self._writable = writable
+        self.replay = Replay()
         self._given = None if memory is None else Path(memory).resolve()
         self._open: OrderedDict[Path, MemoryStore] = OrderedDict()
         self._curves: OrderedDict[str, RunCurves] = OrderedDict()
@@ -152,7 +154,8 @@ class Library:
         return store
 
     def close(self) -> None:
-        """Let go of all memories."""
+        """Let go of all memories, and of the process that scores steps anew."""
+        self.replay.close()
         while self._open:
             self._open.popitem()[1].close()
 

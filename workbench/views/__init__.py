@@ -5,6 +5,7 @@ from workbench.views.gists import GistsView
 from workbench.views.parts import View
 from workbench.views.results import ResultsView
 from workbench.views.runs import RunsView
+from workbench.views.seen import SeenView
 from workbench.views.talk import TalkView
 from workbench.views.tree import TreeView
 
@@ -14,6 +15,7 @@ VIEW_CLASSES: dict[str, type[View]] = {
     "tree": TreeView,
     "gists": GistsView,
     "focus": FocusView,
+    "seen": SeenView,
     "talk": TalkView,
 }
 """By the names of `workbench.state.VIEWS`."""
@@ -24,6 +26,7 @@ __all__ = [
     "GistsView",
     "ResultsView",
     "RunsView",
+    "SeenView",
     "TalkView",
     "TreeView",
     "View",

@@ -1,40 +1,55 @@
-"""What did the model see of the history at each refocus step, why, and what did it answer?"""
+"""Why does the working context look as it does: what each refocus step scored, changed and refused, and how well?"""
 
 from __future__ import annotations
 
-import holoviews as hv
 import panel as pn
 import panel_material_ui as pmui
 import polars as pl
-from markupsafe import Markup
 
 from workbench import plots
 from workbench.desk import Desk
-from workbench.stores.run import RunStore
-from workbench.text import arm_name, count, level_legend, percent, plain, table, verdict
-from workbench.views.parts import card, drawing, empty, pairs, prose, side_by_side, stack
+from workbench.stores.steps import changes, decisions, level_raster, needed_standing, reason_counts
+from workbench.text import level_legend
+from workbench.views.asked import answers_table, not_traced, question_line
+from workbench.views.comparing import ComparedScores
+from workbench.views.exactness import ExactCard
+from workbench.views.parts import card, drawing, prose, side_by_side, stack
+from workbench.views.step_words import changes_table, decisions_table, reasons_line, step_line, steps_table
+from workbench.views.stepping import Stepper
+from workbench.views.texts import texts_of
+
+AXES = {"positions of the budget": "budget", "tokens of the history": "tokens"}
 
 
 class FocusView:
-    """The working context at the chosen step, its scores and edits, all steps below, and every arm's answer."""
+    """The working context at the chosen step and through time, its scores beside another scorer's, its edits."""
 
     needs = "run"
 
     def __init__(self, desk: Desk):
         assert desk.run is not None
-        self.store, self.selection = desk.run, desk.selection
+        self.desk, self.store, self.selection = desk, desk.run, desk.selection
         self._question, self._answers = prose(""), prose("")
         self._legend, self._step_text, self._steps_table = prose(""), prose(""), prose("")
-        self._slider = pmui.IntSlider(
-            label="Refocus step", start=0, end=1, value=0, sizing_mode="stretch_width", margin=(0, 12)
+        self._decisions, self._reasons, self._changes = prose(""), prose(""), prose("")
+        self._stepper = Stepper(desk.selection, "focus")
+        self._axis = pmui.RadioButtonGroup(
+            options=AXES, value="budget", size="small", margin=(6, 0, 0, 0), sx={"whiteSpace": "nowrap"}
         )
-        self._steps_plot = drawing(None)
+        self._history = drawing(None)
+        self._frame = plots.RowFrame()
+        self._compared = ComparedScores(desk)
+        self._exact = ExactCard(desk)
         self._body = stack()
         self._entries = pl.DataFrame()
         self._needed: list[int] = []
         self._shown: tuple[object, ...] = ()
-        self._pipe: hv.streams.Pipe | None = None
-        self._slider.param.watch(self._slid, "value")
+        self._step_shown: tuple[object, ...] = ()
+        self._lens, self._lens_feed = drawing(None), plots.Feed()
+        self._axis.param.watch(lambda event: self._draw_history(), "value")
+        self._end = 1.0
+        self._all_drawn = False
+        self._cards = self._make_cards()
         self.refresh()
 
     def panel(self) -> pn.viewable.Viewable:
@@ -47,7 +62,15 @@ class FocusView:
         )
 
     def tick(self) -> None:
-        """Nothing waits."""
+        """Draw what lies further down, once the page has what it opens with; take in what was scored meanwhile."""
+        if self._entries.is_empty():
+            return
+        if not self._all_drawn:
+            self._all_drawn = True
+            self._draw_history()
+            self._show_scores()
+        self._compared.tick()
+        self._exact.tick()
 
     def refresh(self) -> None:
         store, selection = self.store, self.selection
@@ -55,135 +78,93 @@ class FocusView:
         self._question.object = str(question_line(store, history, question))
         self._answers.object = str(answers_table(store, history, question, arm))
         self._entries = store.entries(history, arm, question)
-        self._needed = store.needed_tokens(history, question)
         wanted = (history, question, arm, len(self._entries))
-        if wanted == self._shown:
+        if wanted != self._shown:
+            self._shown = wanted
+            self._needed = store.needed_tokens(history, question)
+            if self._entries.is_empty():
+                self._body.objects = [card("Working context", "", prose(not_traced(store)))]
+            else:
+                self._show_question()
+                self._body.objects = self._cards
+        if not self._entries.is_empty():
             self._show_step()
-            return
-        self._shown = wanted
-        if self._entries.is_empty():
-            self._pipe = None
-            self._body.objects = [card("Working context", "", prose(_nothing(store)))]
-            return
-        self._show_question()
+
+    # One question --------------------------------------------------------------------------------------------------
 
     def _show_question(self) -> None:
-        entries, block_size = self._entries, self.store.block_size or 0
-        self._legend.object = str(level_legend(entries["lod"].unique().to_list(), block_size))
-        last = int(entries["step"].max())
-        self._slider.param.update(end=max(last, 1), disabled=last == 0, value=self._step())
-        self._steps_plot.object = plots.context_steps(entries, "budget")
+        entries = self._entries
+        self._legend.object = str(level_legend(entries["lod"].unique().to_list(), self.store.block_size or 0))
         steps = self.store.focus_steps(self.selection.history, self.selection.arm, self.selection.question)
         self._steps_table.object = str(steps_table(steps))
-        if self._pipe is None:
-            self._pipe = hv.streams.Pipe(data=self._now())
-            threshold = self.store.threshold
-            lens = hv.DynamicMap(lambda data: plots.context_lens(data, self._needed), streams=[self._pipe])
-            scores = hv.DynamicMap(
-                lambda data: plots.lens_scores(data, "budget", threshold), streams=[self._pipe]
-            )
-            self._body.objects = [
-                card("Working context", "What the model sees of the history, before the edits of this step. Above, "
-                     "each entry over the tokens that it stands for; below, over the positions that it costs. "
-                     "The green mark is where the answer stands.",
-                     self._slider, self._step_text, self._legend, drawing(lens)),
-                card("Scores of this step", "Positive asks for more detail, negative for less. "
-                     "▲ expanded, ▼ collapsed; dashed: the threshold.", drawing(scores)),
-                side_by_side(
-                    card("All steps", "One line per step, the first on top", self._steps_plot),
-                    card("Edits", "", self._steps_table),
-                ),
-            ]  # fmt: skip
-        self._show_step()
+        self._end = float(
+            entries.group_by("step").agg(pl.col("cost_positions").sum())["cost_positions"].max()
+        )
+        self._lens_feed = plots.Feed()
+        self._lens.object = plots.context_lens(self._now(), self._needed, end=self._end, feed=self._lens_feed)
+        self._all_drawn = False
+
+    def _make_cards(self) -> list[pn.viewable.Viewable]:
+        return [
+            card("Working context", "What the model sees of the history, before the edits of this step. Above, each "
+                 "entry over the tokens that it stands for; below, over the positions that it costs. The green mark "
+                 "is where the answer stands.",
+                 self._stepper.panel(), self._step_text, self._lens, self._legend),
+            side_by_side(
+                card("What the step did, and why",
+                     "Edits first, then entries that asked for detail in vain, strongest scores first.",
+                     self._decisions, self._reasons),
+                card("What entered and what left", "Tokens that became visible, and passages that were folded.",
+                     self._changes),
+            ),
+            self._compared.panel(),
+            self._exact.panel(),
+            card("All steps", "One row per step, the first on top; the frame is around the chosen one. "
+                 "◆ is the entry that holds the answer: green where it stands as tokens, white where it is folded.",
+                 self._axis, self._history, self._steps_table),
+        ]  # fmt: skip
+
+    def _draw_history(self) -> None:
+        axis = self._axis.value
+        raster = level_raster(self._entries, axis)
+        self._frame.move(self._row(), len(raster.steps))
+        self._history.object = plots.context_rows(
+            raster.levels, [str(step) for step in raster.steps], raster.end, axis,
+            needed=needed_standing(self._entries, self._needed), frame=self._frame,
+        )  # fmt: skip
+
+    # One step --------------------------------------------------------------------------------------------------------
 
     def _show_step(self) -> None:
-        if self._pipe is None or self._entries.is_empty():
+        last = int(self._entries["step"].max())
+        self._stepper.show(self._step(), last)
+        if self._all_drawn:
+            self._show_scores()
+        wanted = (*self._shown, self._step())
+        if wanted == self._step_shown:
             return
-        step = self._step()
-        self._slider.value = step
-        now = self._now()
-        edits = now.filter(pl.col("edit") != "")
-        parts = [f"{len(now)} entries, {count(now['cost_positions'].sum())} positions"]
-        parts += [f"{kind}s {part.height}" for (kind,), part in edits.group_by("edit", maintain_order=True)]
-        self._step_text.object = str(
-            Markup('<p class="muted">Step {} of {}: {}{}</p>').format(
-                step, int(self._entries["step"].max()), "; ".join(parts),
-                "" if len(edits) else "; no edits: the final context",
-            )
-        )  # fmt: skip
-        self._pipe.send(now)
+        self._step_shown = wanted
+        now, size = self._now(), self.store.block_size or 0
+        self._step_text.object = str(step_line(now, self._step(), last))
+        self._decisions.object = str(decisions_table(decisions(now)))
+        self._reasons.object = str(reasons_line(reason_counts(now)))
+        self._changes.object = str(
+            changes_table(changes(now, size), texts_of(self.desk), self._step() == last)
+        )
+        self._frame.move(self._row(), self._entries["step"].n_unique())
+        plots.feed_lens(self._lens_feed, now, self._end)
 
-    def _slid(self, event: object) -> None:
-        # The last step is the place to which a selection without a step leads: then there is none to be kept.
-        if self._slider.value != self._step():
-            self.selection.step = self._slider.value
+    def _show_scores(self) -> None:
+        self._compared.refresh(self._entries, self._step(), self._end)
+        self._exact.refresh(self._entries, self._step())
 
     def _step(self) -> int:
         """The selected step, the last one where none is selected or it is not there."""
         last = int(self._entries["step"].max())
         return self.selection.step if 0 <= self.selection.step <= last else last
 
+    def _row(self) -> int:
+        return self._entries["step"].unique().sort().to_list().index(self._step())
+
     def _now(self) -> pl.DataFrame:
         return self._entries.filter(pl.col("step") == self._step())
-
-
-def question_line(store: RunStore, history: str, question: int) -> Markup:
-    """What was asked, where the fact stands and what was expected."""
-    rows = store.questions(history).filter(pl.col("question") == question).to_dicts() if history else []
-    if not rows:
-        return empty("No question yet", "Questions appear as soon as the run asks them.")
-    row = rows[0]
-    kind = row["kind"] or "–"
-    if row["versions"] and row["versions"] > 1:
-        kind += f", {row['versions']} values, the last counts"
-    prompt = Markup('<span class="quote">{}</span>').format(plain(row["prompt"] or f"question {question}"))
-    depth = "–" if row["depth"] is None else f"{percent(row['depth'], 0)} of the way from oldest to newest"
-    return pairs([
-        ("asked", prompt), ("expected", Markup("<b>{}</b>").format(plain(row["expected"]))),
-        ("kind", kind), ("place", depth),
-        ("blocks", ", ".join(map(str, (row["needed_blocks"] or [])[:12])) or "–"),
-    ])  # fmt: skip
-
-
-def answers_table(store: RunStore, history: str, question: int, arm: str) -> Markup:
-    """Every arm's answer to one question; the chosen arm stands out."""
-    rows = store.answers(history, question).to_dicts() if history else []
-    if not rows:
-        return empty("No answers yet", "They appear as soon as the run comes to them.")
-    lines = [
-        (arm_name(row["arm"]), plain(row["answered"], 80), verdict(row["correct"]),
-         {True: "yes", False: "no", None: "–"}[row["hit"]], count(row["cost_positions"]),
-         f"{row['latency_ms'] or 0:.0f} ms")
-        for row in rows
-    ]  # fmt: skip
-    marked = [at for at, row in enumerate(rows) if row["arm"] == arm]
-    return table(("arm", "answered", "", "block read", "positions", "took"), lines, marked, first=3)
-
-
-def steps_table(steps: pl.DataFrame) -> Markup:
-    """The refocus steps of one question."""
-    lines = [
-        (row["step"], count(row["entries"]), f"{count(row['cost_positions'])} of {count(row['budget_positions'])}",
-         row["expanded"], row["collapsed"], row["refused"], f"{row['score_max'] or 0:+.2f}",
-         f"{row['latency_ms'] or 0:.1f} ms")
-        for row in steps.to_dicts()
-    ]  # fmt: skip
-    return table(
-        ("step", "entries", "positions", "expanded", "collapsed", "refused", "top score", "took"), lines
-    )
-
-
-def final_raw_blocks(entries: pl.DataFrame) -> list[int]:
-    """Blocks that stand as tokens in the last step of `entries`."""
-    if entries.is_empty():
-        return []
-    return entries.filter((pl.col("step") == entries["step"].max()) & (pl.col("lod") == 0))["index"].to_list()
-
-
-def _nothing(store: RunStore) -> Markup:
-    return empty(
-        "No refocus steps were recorded for this question",
-        "Choose one marked “traced” in the list of questions." if len(store.frame("entry"))
-        else "They appear here as soon as the run traces a question." if store.live
-        else "This run traced no question.",
-    )  # fmt: skip

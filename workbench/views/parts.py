@@ -66,6 +66,15 @@ tr.marked td {{ font-weight: 600; }}
 .answer {{ font-size: 17px; font-weight: 600; }}
 .passage {{ border-left: 3px solid var(--hairline); padding-left: 12px; max-width: 90ch; }}
 code, .mono {{ font-family: {MONOSPACE}; font-size: 12.5px; }}
+.why {{ white-space: normal; }}
+.reasons {{ margin: 8px 0 0; padding: 8px 0 0; border-top: 1px solid var(--hairline); list-style: none;
+  font-size: 13px; }}
+.reasons b {{ flex: none; min-width: 3ch; text-align: right; font-variant-numeric: tabular-nums; }}
+.reasons li {{ opacity: .8; display: flex; gap: 8px; }}
+.change {{ margin: 6px 0 10px; }}
+.budget {{ display: flex; height: 18px; gap: 1px; border: 1px solid var(--hairline); border-radius: 5px;
+  overflow: hidden; margin: 10px 0 6px; }}
+.chip.free {{ border: 1px solid var(--hairline); box-sizing: border-box; }}
 .empty {{ padding: 36px 16px; text-align: center; }}
 .empty b {{ display: block; font-weight: 600; margin-bottom: 4px; }}
 .problem {{ border: 1px solid {BAD}; border-left-width: 4px; border-radius: 8px; padding: 12px 16px;
@@ -140,7 +149,11 @@ def toolbar(*objects: Any) -> pn.Column:
 
 def side_by_side(*objects: Any, least_px: int = 420) -> pn.Column:
     """Cards of equal width and height beside one another, as many as fit with `least_px` each."""
-    css = f":host {{ display: grid !important; gap: 14px; {_columns_css(least_px)} }}"
+    # Panel puts a button into every column, without height, which in a grid would have a row of its own.
+    css = (
+        f":host {{ display: grid !important; gap: 14px; {_columns_css(least_px)} }}"
+        ".scroll-button { display: none !important; }"
+    )
     return pn.Column(*objects, sizing_mode="stretch_width", margin=0, stylesheets=[css])
 
 

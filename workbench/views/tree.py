@@ -22,8 +22,8 @@ from workbench.stores.memory import MemoryStore
 from workbench.stores.nodes import exists, parse_node, parse_span, text_of
 from workbench.stores.painting import Subject
 from workbench.text import count, plain, visible
+from workbench.views.asked import final_raw_blocks, question_line
 from workbench.views.components import Keys
-from workbench.views.focus import final_raw_blocks, question_line
 from workbench.views.parts import card, empty, heading, problem, prose, side_by_side, stack
 from workbench.views.tree_colours import TreeColours
 from workbench.views.tree_figure import LEAST_TOKENS, TreeFigure
