@@ -95,8 +95,8 @@ class Selection(param.Parameterized):
 
     KEYS = (
         "run", "view", "history", "arm", "question", "step", "against", "memory", "node", "span", "compare", "curves",
-        "axis", "smooth", "sort", "find", "table", "cell", "verdict", "search", "order", "page", "sample", "colour", "query",
-        "text", "level", "model", "scorer", "pinned",
+        "axis", "smooth", "sort", "find", "table", "cell", "verdict", "search", "order", "page", "sample", "colour",
+        "query", "text", "level", "model", "scorer", "pinned",
     )  # fmt: skip
 
     def choose(self, **chosen: object) -> None:
