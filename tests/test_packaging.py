@@ -12,9 +12,7 @@ def test_megakernels_is_found_in_its_folder_and_the_folder_is_no_package(monkeyp
     read = pytest.importorskip("setuptools.config.pyprojecttoml").read_configuration
     monkeypatch.chdir(ROOT)
     found = read(os.fspath(ROOT / "pyproject.toml"), expand=True)["tool"]["setuptools"]["packages"]
-    assert {"megacontext", "megacontext.models", "workbench", "megakernels"} <= set(
-        found
-    )
+    assert {"megacontext", "megacontext.models", "workbench", "megakernels"} <= set(found)
     assert not [
         name for name in found if name.split(".")[0] not in ("megacontext", "megakernels", "workbench")
     ]

@@ -3,12 +3,16 @@
 Su et al. 2021 (RoPE), in the half-split layout of nanochat. Positions are real numbers, one per entry, because an
 entry of a working context may stand for a span. Angles are computed in float64: float32 phases are off by 0.012 rad
 at position 1e6 and by 1.4 rad at 1e8.
+
+A place may be uncertain: under N(mean, variance) the expected rotation is that of the mean, damped pair by pair. The
+rotation commutes with a norm over the head and the damping does not, so the two are apart here: a layer rotates, norms,
+and damps. Together they are what `megakernels.gaussian_rope` does in one pass.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +20,16 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from megacontext.errors import ShapeError
+
+
+class Rotation(NamedTuple):
+    """Where the entries of one pass stand."""
+
+    cos: Tensor
+    """(B or 1, W, 1, D/2), as `sin`."""
+    sin: Tensor
+    damping: Tensor | None
+    """(B or 1, W, 1, D): what is left of each component; None where every place is certain."""
 
 
 def _frequencies(head_dim: int, base: float, device: torch.device) -> Tensor:
@@ -44,6 +58,16 @@ def rotary_tables(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor
     frequencies = _frequencies if torch.compiler.is_compiling() else _kept_frequencies
     angles = positions.unsqueeze(-1).unsqueeze(-1) * frequencies(head_dim, base, positions.device)
     return angles.cos().float(), angles.sin().float()
+
+
+def rotary_damping(variance: Tensor, head_dim: int, base: float) -> Tensor:
+    """What is left of each component where places are uncertain, float32 (B, W, 1, D): exp(-w^2 variance / 2).
+
+    `variance` (B, W) in tokens squared; 0 gives exactly 1. Differentiable.
+    """
+    frequencies = _frequencies(head_dim, base, variance.device)
+    pairs = torch.exp(-0.5 * variance[..., None, None] * frequencies**2).float()
+    return torch.cat((pairs, pairs), dim=-1)
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:

@@ -59,10 +59,10 @@ class AttentionWatch(Hooked):
     @torch.no_grad()
     def _note(self, attention: nn.Module, given: tuple[Any, ...]) -> None:
         assert isinstance(attention, Attention)
-        x, tables, sight, _, cache = given
+        x, rotation, sight, _, cache = given
         last = slice(-self._queries, None)
         q = attention.c_q(x[:, last]).view(len(x), -1, attention.heads, attention.head_dim)
-        q = rms_norm(rotate(q, (tables[0][:, last], tables[1][:, last])))  # (B, Q, H, D)
+        q = rms_norm(rotate(q, (rotation.cos[:, last], rotation.sin[:, last])))  # (B, Q, H, D)
         self._seen[attention.layer] = q, _mask(sight, last), sight.first
         self._length = x.shape[1] + (0 if cache is None else cache.length)
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megacontext.attention.rotary import rotary_tables, rotate
+from megacontext.attention.rotary import Rotation, rotary_damping, rotary_tables, rotate
 from megacontext.errors import ShapeError
 from megacontext.models.base import NO_TOKEN
 from megacontext.models.cache import EntryCache, KVCache
@@ -111,21 +111,27 @@ class GPT(nn.Module):
         ids: Tensor | None = None,
         padding: Tensor | None = None,
         cache: EntryCache | None = None,
+        variance: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, W, E), normed and ready for `unembed`.
 
         `embeddings` (B, W, E) in time order; `positions` (B, W), or (1, W) where all rows share them, in tokens, on any
-        origin (rotary positions are relative). `ids` (B, W): the token id of each entry, NO_TOKEN for a gist; None
+        origin (rotary positions are relative); `variance` of the same shape, in tokens squared, of an entry that stands
+        for a span (None: every place is certain). `ids` (B, W): the token id of each entry, NO_TOKEN for a gist; None
         says that all are gists. `padding` bool (B, W): True where an entry is only filling and must not be seen. With a
         `cache`, the entries follow those that it holds. Raises ShapeError when the arguments do not belong together.
         """
-        self._check(embeddings, positions, ids, padding, cache)
+        self._check(embeddings, positions, ids, padding, cache, variance)
         batch, entries, _ = embeddings.shape
         is_token = _token_mask(ids, batch, entries, embeddings.device)
         x = rms_norm(embeddings)
         if self.dialect.smear:
             x = self._smear(x, ids is not None, is_token, cache)
-        tables = rotary_tables(positions, self.config.head_dim, self.dialect.rope_base)
+        head_dim, rope_base = self.config.head_dim, self.dialect.rope_base
+        rotation = Rotation(
+            *rotary_tables(positions, head_dim, rope_base),
+            None if variance is None else rotary_damping(variance, head_dim, rope_base),
+        )
         sights = self._sights(entries, padding, cache, embeddings.device)
         known = ids if ids is None or is_token is None else ids.clamp_min(0)
         scalars = None
@@ -140,7 +146,7 @@ class GPT(nn.Module):
             value = None
             if known is not None and self._has_values[layer]:
                 value = ValueEmbedding(self.value_embeds[str(layer)](known), is_token)
-            x = block(x, tables, sights[self.windows[layer]], value, cache)
+            x = block(x, rotation, sights[self.windows[layer]], value, cache)
             if layer == self.config.n_layer // 2:
                 middle = x
         if cache is not None:
@@ -197,6 +203,7 @@ class GPT(nn.Module):
         ids: Tensor | None,
         padding: Tensor | None,
         cache: EntryCache | None,
+        variance: Tensor | None,
     ) -> None:
         """Raises ShapeError, before anything is written to a cache."""
         context = embeddings.shape[:2]
@@ -206,9 +213,10 @@ class GPT(nn.Module):
             and positions.shape in (context, (1, context[1]))
             and (ids is None or ids.shape == context)
             and (padding is None or padding.shape == context)
+            and (variance is None or variance.shape in (context, (1, context[1])))
         )
         if not fits:
-            given = {"positions": positions, "ids": ids, "padding": padding}
+            given = {"positions": positions, "ids": ids, "padding": padding, "variance": variance}
             raise ShapeError(
                 f"a context needs embeddings (B, W, {self.config.n_embd}) and positions, ids and padding (B, W), "
                 f"got embeddings {tuple(embeddings.shape)}, "

@@ -1,6 +1,6 @@
 """One layer of the base model: attention and feed-forward, in nanochat's arithmetic.
 
-Parameter names are nanochat's. What an entry sees comes in as a `Sight`, where it stands as rotary tables; a layer
+Parameter names are nanochat's. What an entry sees comes in as a `Sight`, where it stands as a `Rotation`; a layer
 knows neither windows nor positions, and of a gist only that its share of the value embedding is zero.
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megacontext.attention.rotary import rotate
+from megacontext.attention.rotary import Rotation, rotate
 from megacontext.models.cache import EntryCache
 from megacontext.models.dialect import Dialect
 from megacontext.models.pointwise import rms_norm, squared_relu
@@ -56,7 +55,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        tables: tuple[Tensor, Tensor],
+        rotation: Rotation,
         sight: Sight,
         value_embedding: ValueEmbedding | None,
         cache: EntryCache | None,
@@ -72,20 +71,13 @@ class Attention(nn.Module):
                 gate = gate * value_embedding.is_token
             v = torch.addcmul(v, gate[..., None], value_embedding.vectors.view_as(v))
         # Queries and keys side by side: half as many small operations, which is what a decoding step consists of.
-        qk = rms_norm(rotate(torch.cat((q, k), dim=2), tables))
+        qk = rms_norm(rotate(torch.cat((q, k), dim=2), rotation[:2]))
+        if rotation.damping is not None:
+            qk = (qk * rotation.damping).to(qk.dtype)
         q, k = qk.split((self.heads, self.kv_heads), dim=2)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v, sight.first)
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=sight.mask,
-            is_causal=sight.causal,
-            scale=self.scale,
-            enable_gqa=self.heads != self.kv_heads,
-        )
-        return self.c_proj(y.transpose(1, 2).reshape(batch, entries, -1))
+        return self.c_proj(sight.attend(q, k, v, self.scale).reshape(batch, entries, -1))
 
 
 class MLP(nn.Module):
@@ -112,11 +104,11 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        tables: tuple[Tensor, Tensor],
+        rotation: Rotation,
         sight: Sight,
         value_embedding: ValueEmbedding | None,
         cache: EntryCache | None,
     ) -> Tensor:
         """x (B, W, E) -> (B, W, E)."""
-        x = x + self.attn(rms_norm(x), tables, sight, value_embedding, cache)
+        x = x + self.attn(rms_norm(x), rotation, sight, value_embedding, cache)
         return x + self.mlp(rms_norm(x))

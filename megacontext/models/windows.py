@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,6 +25,19 @@ class Sight:
     """bool (B or 1, 1, W, keys - first): True where a query may look; None where `causal` says it all."""
     causal: bool
     """Without a mask: whether query i sees keys 0..i, or every query sees all."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """q (B, W, H, D), k and v (B, keys - first, Hkv, D) -> (B, W, H, D)."""
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=self.mask,
+            is_causal=self.causal,
+            scale=scale,
+            enable_gqa=q.shape[2] != k.shape[2],
+        )
+        return y.transpose(1, 2)
 
 
 def sight(window: int | None, past: int, entries: int, allowed: Tensor | None, device: torch.device) -> Sight:

@@ -5,7 +5,7 @@ import torch
 from toys import model_config, stir
 
 from megacontext.errors import ConfigError
-from megacontext.models import layers
+from megacontext.models import windows
 from megacontext.models.attention_mass import AttentionWatch
 from megacontext.models.dialect import DIALECTS
 from megacontext.models.gpt import GPT, NO_TOKEN
@@ -33,7 +33,7 @@ def reading(model, entries, batch=2):
 def probabilities(monkeypatch):
     """What attention spreads in each layer that runs, (B, H, W, S), by the operands that it is given."""
     seen = []
-    real = layers.F.scaled_dot_product_attention
+    real = windows.F.scaled_dot_product_attention
 
     def spying(q, k, v, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
         keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
@@ -44,7 +44,7 @@ def probabilities(monkeypatch):
         seen.append(logits.softmax(dim=-1))
         return real(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
 
-    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", spying)
+    monkeypatch.setattr(windows.F, "scaled_dot_product_attention", spying)
     return seen
 
 

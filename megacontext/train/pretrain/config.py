@@ -1,10 +1,12 @@
-"""What a pretraining run is made of. `mega` is the one key in which a vanilla run and a MegaContext run differ."""
+"""What a pretraining run is made of. Each of two keys makes another of a vanilla run: `mega` folds blocks of what is
+read into gists, `attention` decides how far back it is read in full."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from megacontext.attention.pyramid import PyramidConfig
 from megacontext.corpus.shards import CorpusConfig
 from megacontext.errors import ConfigError
 from megacontext.gistnet.gist import GistNetConfig
@@ -103,6 +105,8 @@ class PretrainConfig:
     trainer: Literal["pretrain"] = "pretrain"
     mega: bool = False
     """Read some blocks as gists, and train GistNet with the base. All else is the same, the order of tokens too."""
+    attention: Literal["full", "pyramid"] = "full"
+    """Every layer sees all (or its window), or detail falls with distance, by summaries that a GistNet makes."""
     seed: int = 42
     device: str = ""
     """cuda, cpu or mps; empty = the best that is there."""
@@ -118,17 +122,35 @@ class PretrainConfig:
     rates: RatesConfig = field(default_factory=RatesConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     gistnet: GistNetConfig = field(default_factory=GistNetConfig)
-    """Read only where `mega` is true, as `folding` is."""
+    """Read only where `mega` is true or attention a pyramid: gists and summaries are made by the same net."""
     folding: FoldingConfig = field(default_factory=FoldingConfig)
+    """Read only where `mega` is true."""
+    pyramid: PyramidConfig = field(default_factory=PyramidConfig)
+    """Read only where attention is a pyramid."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative, got {self.seed}; nanochat's is 42")
         check_vocab_size(self.model.vocab_size)
-        if self.mega and self.model.n_embd % self.gistnet.heads:
+        has_gistnet = self.mega or self.attention == "pyramid"
+        if has_gistnet and self.model.n_embd % self.gistnet.heads:
             raise ConfigError(
                 f"model.n_embd must be a multiple of gistnet.heads, got {self.model.n_embd} and {self.gistnet.heads}; "
                 "change one"
             )
         if self.mega:
             self.folding.check(self.model.sequence_len)
+        if self.attention == "pyramid" and "S" in self.model.window_pattern:
+            raise ConfigError(
+                "a pyramid is what every layer sees, model.window_pattern must be L with it, got "
+                f"{self.model.window_pattern!r}; leave it out"
+            )
+        if self.attention == "pyramid" and self.gistnet.slots > 1:
+            raise ConfigError(
+                f"a summary is one vector, gistnet.slots must be 1 with a pyramid, got {self.gistnet.slots}; change it"
+            )
+        if self.mega and self.attention == "pyramid" and self.folding.block_size != self.pyramid.block:
+            raise ConfigError(
+                "one net makes gists and summaries, folding.block_size and pyramid.block must be equal, got "
+                f"{self.folding.block_size} and {self.pyramid.block}; change one"
+            )

@@ -171,18 +171,18 @@ class _Loop:
         if self.to.run is None:
             return
         trainer, tokenizer = self.trainer, self.trainer.tokenizer
-        trainer.base.eval()
+        trainer.model.eval()
         samples = []
         for beginning in _BEGINNINGS:
             prompt = [tokenizer.bos_id, *tokenizer.encode(beginning).tolist()]
             ids = generate(
-                trainer.base,
+                trainer.model,
                 prompt,
                 max_tokens=_SAMPLE_TOKENS,
                 stop_ids=(tokenizer.bos_id,),
             )
             samples.append(beginning + tokenizer.decode(ids))
-        trainer.base.train()
+        trainer.model.train()
         self.to.run.note(samples=samples)
 
     def _save(self) -> None:
@@ -199,7 +199,7 @@ class _Loop:
         self.trainer.world.wait()
 
     def _finish(self) -> None:
-        """The checkpoint and the vocabulary as nanochat keeps them."""
+        """The checkpoint and the vocabulary as nanochat keeps them: the base alone, which nanochat reads in full."""
         if self.to.run is None:
             return
         trainer, config, place = self.trainer, self.trainer.config, self.trainer.reader.place

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
 from megacontext.errors import ConfigError
 from megacontext.models.gpt import GPT
 from megacontext.models.scaling import parameter_kind
-from megacontext.train.optimisers import Group
+from megacontext.train.optimisers import Group, Kind
 
 _REFERENCE_WIDTH = 768
 _EPS = 1e-10
@@ -33,6 +34,8 @@ class RatesConfig:
     scalar_lr: float = 0.5
     gist_lr: float = 0.02
     """Of GistNet's matrices (Muon); its vectors have a tenth of it (AdamW)."""
+    matrix_precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of Muon's iteration. float32 where the processor has no arithmetic of bfloat16: see `train.muon`."""
     weight_decay: float = 0.0
     """Of the matrices, decoupled; falls to zero along a cosine."""
     reference_batch: int = 524_288
@@ -103,7 +106,10 @@ class RatesConfig:
         return min(1.0, (steps - step) / warmdown) if warmdown else 1.0
 
     def groups(self, base: GPT, gistnet: nn.Module | None, batch_tokens: int) -> list[Group]:
-        """Every parameter in the group of its kind, at the rates for `batch_tokens` tokens a step."""
+        """Every parameter in the group of its kind, at the rates for `batch_tokens` tokens a step.
+
+        `gistnet` is the net that makes gists, or all that makes summaries.
+        """
         scale = (batch_tokens / self.reference_batch) ** 0.5 if self.reference_batch else 1.0
         adam = scale * (base.config.n_embd / _REFERENCE_WIDTH) ** -0.5
         kinds: dict[str, list[nn.Parameter]] = {"embeddings": [], "matrices": [], "head": []}
@@ -120,7 +126,7 @@ class RatesConfig:
             Group(
                 parameters=kinds["matrices"],
                 lr=self.matrix_lr * scale,
-                kind="muon",
+                kind=self._muon,
                 weight_decay=self.weight_decay,
             ),
             *(self._scalar_group(name, parameter, scale) for name, parameter in scalars),
@@ -128,6 +134,10 @@ class RatesConfig:
         if gistnet is not None:
             groups += self._gist_groups(gistnet.parameters(), scale)
         return groups
+
+    @property
+    def _muon(self) -> Kind:
+        return "muon" if self.matrix_precision == "bfloat16" else "float-muon"
 
     def _scalar_group(self, name: str, parameter: nn.Parameter, scale: float) -> Group:
         """The residual stream's own weights move slowly; those of the first embedding have a longer memory."""
@@ -142,6 +152,6 @@ class RatesConfig:
         matrices = [parameter for parameter in parameters if parameter.ndim == 2]
         vectors = [parameter for parameter in parameters if parameter.ndim != 2]
         return [
-            Group(parameters=matrices, lr=self.gist_lr * scale, kind="muon"),
+            Group(parameters=matrices, lr=self.gist_lr * scale, kind=self._muon),
             Group(parameters=vectors, lr=0.1 * self.gist_lr * scale),
         ]

@@ -1,6 +1,6 @@
 """Saved states of a run, from which it goes on as if it had never stopped.
 
-    checkpoints/step_000100/model.safetensors       weights, names prefixed base. and gistnet.
+    checkpoints/step_000100/model.safetensors       weights, names prefixed base. and gistnet. or summaries.
                             optimisers.safetensors  all that the optimisers remember
                             state.json              step, place in the corpus, what belongs together; written last
 

@@ -28,6 +28,8 @@ from megacontext.evals.trigram import Trigram
 from megacontext.gistnet.gist import GistNet
 from megacontext.models.gpt import GPT
 from megacontext.models.initialise import initialise
+from megacontext.models.pyramid import PyramidGPT
+from megacontext.models.summaries import Summaries
 from megacontext.tokenizer import Tokenizer
 from megacontext.train.optimisers import Optimisers
 from megacontext.train.pretrain.config import PretrainConfig
@@ -39,7 +41,7 @@ from megacontext.train.pretrain.world import World
 class NextTokenLoss(nn.Module):
     """Mean cross-entropy in nats of folded rows; base and, where there are gists, GistNet receive its gradient."""
 
-    def __init__(self, base: GPT, gistnet: GistNet | None):
+    def __init__(self, base: GPT | PyramidGPT, gistnet: GistNet | None):
         super().__init__()
         self.base, self.gistnet = base, gistnet
 
@@ -83,16 +85,24 @@ class Trainer:
         generator = torch.Generator().manual_seed(config.seed)
         self.base = GPT(config.model)
         initialise(self.base, generator)
+        has_pyramid = config.attention == "pyramid"
         self.gistnet: GistNet | None = None
-        if config.mega:
+        if config.mega or has_pyramid:
             # Beside the run's own generator: GistNet must not change what the base begins with.
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
-                self.gistnet = GistNet(
-                    config.gistnet, width=config.model.n_embd, block_size=config.folding.block_size
-                )
-        self._objective = NextTokenLoss(self.base, self.gistnet).to(world.device)
-        self.optimisers = Optimisers(config.rates.groups(self.base, self.gistnet, plan.batch_tokens))
+                block_size = config.pyramid.block if has_pyramid else config.folding.block_size
+                self.gistnet = GistNet(config.gistnet, width=config.model.n_embd, block_size=block_size)
+        self.summaries: Summaries | None = None
+        self.model: GPT | PyramidGPT = self.base
+        """What reads: the base, or the base with a pyramid."""
+        if has_pyramid:
+            self.summaries = Summaries(self.gistnet, uncertain=config.pyramid.rotary == "gaussian")
+            self.model = PyramidGPT(self.base, self.summaries, config.pyramid)
+        folds_by = self.gistnet if config.mega else None
+        self._objective = NextTokenLoss(self.model, folds_by).to(world.device)
+        beside = self.summaries or self.gistnet
+        self.optimisers = Optimisers(config.rates.groups(self.base, beside, plan.batch_tokens))
         self._ready = self._prepared()
         self.step = 0
         self.tokens_digest = ""
@@ -123,7 +133,9 @@ class Trainer:
         """The objective as it is called in training: compiled where that pays, and averaged over the processes."""
         ready: nn.Module = self._objective
         on_gpu = self.world.device.type == "cuda"
-        if self.config.compile == "yes" or (self.config.compile == "auto" and on_gpu):
+        # A pyramid's kernel is compiled already, and asks the host which rows are seen.
+        pays = on_gpu and self.summaries is None
+        if self.config.compile == "yes" or (self.config.compile == "auto" and pays):
             # Rows are folded to another length each step.
             ready = torch.compile(ready, dynamic=self.config.mega)
         if self.world.size > 1:
@@ -194,17 +206,19 @@ class Trainer:
     def evaluate(self) -> BitsPerByte:
         """Loss of plain tokens on the validation shard; every process reads its share."""
         mine = self._validation[self.world.rank :: self.world.size]
-        self.base.eval()
+        self.model.eval()
         with self._arithmetic():
             loss = text_loss(
-                self.base, mine, self.tokenizer.byte_lengths(), batch=self.config.batch.device_batch_size
+                self.model, mine, self.tokenizer.byte_lengths(), batch=self.config.batch.device_batch_size
             )
-        self.base.train()
+        self.model.train()
         sums = torch.tensor([*loss], dtype=torch.float64, device=self.world.device)
         return TextLoss(*self.world.sum(sums).tolist()).rates()
 
     def networks(self) -> Sequence[tuple[str, nn.Module]]:
         """The networks with the prefix of their weights."""
+        if self.summaries is not None:
+            return [("base", self.base), ("summaries", self.summaries)]
         return [("base", self.base)] + ([("gistnet", self.gistnet)] if self.gistnet is not None else [])
 
     def go_to(self, step: int, place: Place, tokens_digest: str) -> None:
