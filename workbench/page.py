@@ -221,7 +221,9 @@ class Workbench:
             names = [*names, wanted]
         # The selection first: a control that differs from it would be taken for a choice of another run.
         self.selection.run = wanted
-        self._run.param.update(options=names, value=wanted or None, disabled=not names)
+        # A list that has no word for "none" takes its first one instead.
+        options = {name: name for name in names} if wanted else {"none": "", **{name: name for name in names}}
+        self._run.param.update(options=options, value=wanted, disabled=not names)
         self._run.visible = bool(names) or not self.library.given_memory
 
     def _open_run(self) -> None:

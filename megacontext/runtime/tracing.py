@@ -47,10 +47,11 @@ def record_focus(
             latency_ms=step.latency_ms,
         )
         if entries:
-            telemetry.emit_frame("entry", _entry_rows(step, history, arm, question, at))
+            telemetry.emit_frame("entry", entry_rows(step, history, arm, question, at))
 
 
-def _entry_rows(step: FocusStep, history: str, arm: str, question: int, at: int) -> pl.DataFrame:
+def entry_rows(step: FocusStep, history: str, arm: str, question: int, at: int) -> pl.DataFrame:
+    """One row for each entry of the context that a step saw, with the columns of telemetry's kind `entry`."""
     context, count = step.context, len(step.context)
     edits = np.full(count, "", dtype=object)
     for edit in step.edits:

@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import polars as pl
 
 from megacontext.errors import ConfigError, MegaContextError
@@ -172,13 +171,15 @@ class Talk:
     def _tell(self, exchange: Exchange) -> None:
         from megacontext.focus.rules import Rules
         from megacontext.runtime.citing import tell
+        from megacontext.runtime.tracing import entry_rows
 
         session = self._session_for(exchange.asking)
         exchange.budget, exchange.tokens = session.config.budget, session.memory.num_tokens
         self._go_on(exchange, "focusing")
 
         def looked(step: FocusStep) -> None:
-            exchange.steps.append(step_entries(step, len(exchange.steps)))
+            asking, number = exchange.asking, len(exchange.steps)
+            exchange.steps.append(entry_rows(step, asking.memory, asking.scorer, 0, number))
             self._go_on(exchange, "focusing")
 
         def said(piece: str) -> None:
@@ -210,24 +211,3 @@ class Talk:
         if self._session is None or self._session[0] != key:
             self._session = key, Session(parts, memory, FocusConfig(budget=budget))
         return self._session[1]
-
-
-def step_entries(step: FocusStep, number: int) -> pl.DataFrame:
-    """The entries of one look, with the columns of telemetry's kind `entry` that drawing wants."""
-    context = step.context
-    edits = np.full(len(context), "", dtype=object)
-    for edit in step.edits:
-        edits[edit.slot] = edit.kind
-    return pl.DataFrame(
-        {
-            "step": np.full(len(context), number),
-            "slot": np.arange(len(context)),
-            "lod": context.lod,
-            "index": context.index,
-            "start": context.start,
-            "stop": context.stop,
-            "cost_positions": context.costs,
-            "score": step.scores,
-            "edit": edits.tolist(),
-        }
-    )

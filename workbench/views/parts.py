@@ -6,7 +6,7 @@ Colours come from the variables of the page's theme, so that switching it needs 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ClassVar, Literal, Protocol
 
 import panel as pn
@@ -191,23 +191,30 @@ def drawing(element: Any) -> pn.pane.HoloViews:
     return pn.pane.HoloViews(element, sizing_mode="stretch_width", margin=0, linked_axes=False)
 
 
-class Redraw:
-    """Draws plots anew, but never so often that it takes more than a quarter of the time."""
+class Drawings:
+    """Figures that wait until the page is there: one is drawn a tick, oldest first.
 
-    def __init__(self, draw: Callable[[], None]):
-        self._draw = draw
+    Words and tables are painted at once, a figure takes some tenths of a second. Whatever changes meanwhile is drawn
+    once, and never so often that drawing takes more than a quarter of the time.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Hashable, Callable[[], None]] = {}
         self._rest_until = 0.0
-        self._due = False
 
-    def ask(self) -> None:
-        """Something has changed: draw now or when it is time."""
-        self._due = True
-        self.tick()
+    def ask(self, name: Hashable, draw: Callable[[], None]) -> None:
+        """Draw the figure of that name when it is its turn; what waits under it is forgotten."""
+        self._waiting[name] = draw
+
+    def forget(self) -> None:
+        """Nothing waits any more: the figures have gone."""
+        self._waiting.clear()
 
     def tick(self) -> None:
-        """Draw if something is due and enough time has passed."""
+        """Draw one, if one waits and enough time has passed since the last round."""
         began = time.monotonic()
-        if self._due and began >= self._rest_until:
-            self._due = False
-            self._draw()
+        if not self._waiting or began < self._rest_until:
+            return
+        self._waiting.pop(next(iter(self._waiting)))()
+        if not self._waiting:
             self._rest_until = time.monotonic() + 3 * (time.monotonic() - began)

@@ -23,7 +23,7 @@ from workbench.stores.samples import conditions_of, text_of_conditions
 from workbench.text import arm_legend, count, plain
 from workbench.views.comparison import number
 from workbench.views.grid import Grid, text_cell
-from workbench.views.parts import Redraw, card, drawing, empty, figures, prose, side_by_side, stack
+from workbench.views.parts import Drawings, card, drawing, empty, figures, prose, side_by_side, stack
 from workbench.views.samples import SamplesCard
 
 LIST_PX = 460
@@ -47,7 +47,7 @@ class ResultsView:
         self._trained: object = None
         self._nothing = stack()
         self._rows_seen = -1
-        self._redraw = Redraw(self._draw_groups)
+        self._drawings = Drawings()
         self.refresh()
 
     def panel(self) -> pn.viewable.Viewable:
@@ -57,8 +57,8 @@ class ResultsView:
         )  # fmt: skip
 
     def tick(self) -> None:
-        """Catch up with plots that had to wait."""
-        self._redraw.tick()
+        """Draw what waits."""
+        self._drawings.tick()
 
     def refresh(self) -> None:
         store = self.store
@@ -93,20 +93,25 @@ class ResultsView:
         shown = (tuple(groups), [(one.title, one.frame.to_dicts()) for one in means])
         if shown != self._charts_shown:
             self._charts_shown = shown
+            self._drawings.forget()
             self._groups = {group: (drawing(None), drawing(None), prose("")) for group in groups}
             self._charts.objects = [
                 *(self._group_cards(group) for group in groups),
                 *([side_by_side(*_means(means), least_px=480)] if means else []),
             ]
-        self._redraw.ask()
+        for group, (_, _, legend) in self._groups.items():
+            _say(legend, arm_legend(self.store.rows(group)["arm"].to_list()))
+            self._drawings.ask((group, "bars"), lambda group=group: self._draw_bars(group))
+            self._drawings.ask((group, "depth"), lambda group=group: self._draw_depth(group))
 
-    def _draw_groups(self) -> None:
-        for group, (bars, by_depth, legend) in self._groups.items():
-            rows = self.store.rows(group)
-            _say(legend, arm_legend(rows["arm"].to_list()))
-            # As tall as its neighbour, whose legend and axis take about as much again.
-            bars.object = plots.accuracy_bars(rows, max(300, 64 + 34 * rows["arm"].n_unique()))
-            by_depth.object = plots.accuracy_by_depth(self.store.depth(group))
+    def _draw_bars(self, group: str) -> None:
+        rows = self.store.rows(group)
+        # As tall as its neighbour, whose legend and axis take about as much again.
+        height_px = max(300, 64 + 34 * rows["arm"].n_unique())
+        self._groups[group][0].object = plots.accuracy_bars(rows, height_px)
+
+    def _draw_depth(self, group: str) -> None:
+        self._groups[group][1].object = plots.accuracy_by_depth(self.store.depth(group))
 
     def _group_cards(self, group: str) -> pn.Column:
         bars, by_depth, legend = self._groups[group]
