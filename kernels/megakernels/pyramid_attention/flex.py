@@ -1,7 +1,7 @@
 """The same attention by PyTorch's flex_attention, compiled: the yardstick of our own kernel, and a second way to run.
 
 Its mask is told to it as a function of row numbers; blocks of keys that no query of a block sees are left out by a
-block mask, which is made anew for every call here. Hold on to what a training uses again.
+block mask, which is made once for each sight.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
 from megakernels.pyramid_attention.sight import Sight
 
@@ -20,9 +20,19 @@ def attend(
     q: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float, *, compiled: bool = True
 ) -> tuple[Tensor, Tensor]:
     """As `reference.attend`. Without `compiled` it is dense, and runs anywhere."""
+    mask = sight.once(_mask, q.shape[1], key.shape[1])
+    attend_with = _compiled() if compiled else flex_attention
+    out, more = attend_with(
+        *(one.transpose(1, 2) for one in (q, key, value)), block_mask=mask, scale=scale,
+        return_aux=AuxRequest(lse=True), enable_gqa=q.shape[2] != key.shape[2],
+    )  # fmt: skip
+    return out.transpose(1, 2), more.lse.transpose(1, 2)
+
+
+def _mask(sight: Sight, asked: int, rows: int) -> BlockMask:
     runs = sight.runs.to(torch.int32)
     per_row = runs.shape[0] > 1
-    levels = [level for level, rows in enumerate(sight.levels) if rows]
+    levels = [level for level, count in enumerate(sight.levels) if count]
 
     def sees(row: Tensor, head: Tensor, query: Tensor, node: Tensor) -> Tensor:
         of_row = row if per_row else 0
@@ -31,15 +41,7 @@ def attend(
             seen = seen | ((runs[of_row, query, level, 0] <= node) & (node < runs[of_row, query, level, 1]))
         return seen
 
-    mask = create_block_mask(
-        sees, len(runs) if per_row else None, None, q.shape[1], key.shape[1], device=str(q.device)
-    )
-    attend_with = _compiled() if compiled else flex_attention
-    out, more = attend_with(
-        *(one.transpose(1, 2) for one in (q, key, value)), block_mask=mask, scale=scale,
-        return_aux=AuxRequest(lse=True), enable_gqa=q.shape[2] != key.shape[2],
-    )  # fmt: skip
-    return out.transpose(1, 2), more.lse.transpose(1, 2)
+    return create_block_mask(sees, len(runs) if per_row else None, None, asked, rows, device=str(runs.device))
 
 
 @lru_cache(maxsize=1)

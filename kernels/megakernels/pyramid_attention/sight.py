@@ -1,17 +1,26 @@
-"""What every query of one call sees, as rows of the packed keys: made once, read by every backend."""
+"""What every query of one call sees, as rows of the packed keys: made once, read by every backend.
+
+The layers of a model see the same, and so do the steps of a training: the last few are kept, with what backends work
+out of them. That is a few numbers a query.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from megakernels.pyramid_attention.rule import Pyramid, Queries, read_by
 
+KEPT = 16
+R = TypeVar("R")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Sight:
     """Keys of all levels stand packed, tokens first and slots last; a query sees one run of rows of each level."""
 
@@ -24,18 +33,34 @@ class Sight:
     """How many rows each level has, the slots too."""
     asked: tuple[int, ...]
     """How many queries each run has."""
+    worked_out: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, make: Callable[..., R], *sizes: int) -> R:
+        """`make(self, *sizes)`, from the second time on as it was."""
+        key = make, sizes
+        if key not in self.worked_out:
+            # A tensor made in inference mode would be barred from training later.
+            with torch.inference_mode(False):
+                self.worked_out[key] = make(self, *sizes)
+        return self.worked_out[key]
 
 
 def sight(
     rule: Pyramid, num_tokens: int, queries: Sequence[Queries], lengths: Tensor | None, device: torch.device
 ) -> Sight:
     """For keys of `num_tokens` tokens with all their summaries. `lengths` (B,): tokens of each row that are there."""
-    levels = rule.rows(num_tokens)
-    read = read_by(queries, rule, device)
-    first_row = torch.tensor([sum(levels[:level]) for level in range(len(levels))], device=device)
-    ordered = rule.runs(read) + first_row[:, None]
-    runs = ordered[None]
-    if lengths is not None:
-        beyond = read[None] > lengths.to(device)[:, None]
-        runs = runs.expand(len(lengths), -1, -1, -1).masked_fill(beyond[..., None, None], 0)
-    return Sight(runs, ordered, tuple(levels), tuple(run.count for run in queries))
+    shared = _sight(rule, num_tokens, tuple(queries), device)
+    if lengths is None:
+        return shared
+    beyond = read_by(queries, rule, device)[None] > lengths.to(device)[:, None]
+    runs = shared.runs.expand(len(lengths), -1, -1, -1).masked_fill(beyond[..., None, None], 0)
+    return Sight(runs, shared.ordered, shared.levels, shared.asked)
+
+
+@lru_cache(maxsize=KEPT)
+def _sight(rule: Pyramid, num_tokens: int, queries: tuple[Queries, ...], device: torch.device) -> Sight:
+    with torch.inference_mode(False):  # as above
+        levels = rule.rows(num_tokens)
+        first_row = torch.tensor([sum(levels[:level]) for level in range(len(levels))], device=device)
+        ordered = rule.runs(read_by(queries, rule, device)) + first_row[:, None]
+        return Sight(ordered[None], ordered, tuple(levels), tuple(run.count for run in queries))

@@ -55,8 +55,7 @@ class _Attention(Function):
         block_m, block_n = _sizes(width)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         lse = torch.empty((batch, asked, heads), dtype=torch.float32, device=q.device)
-        runs = sight.runs.to(torch.int32).contiguous()
-        blocks = _query_blocks(sight, block_m, q.device)
+        runs, blocks = sight.once(_query_blocks, block_m)
         _forward[(len(blocks), heads, batch)](
             q, key, value, runs, blocks, out, lse, *q.stride()[:3], *key.stride()[:3], *value.stride()[:3],
             _row_stride(runs), asked, heads, scale * _LOG2_E, **_shape(q, key, sight, block_m, block_n),
@@ -88,7 +87,7 @@ class _Attention(Function):
         _backward_q[(len(blocks), heads, batch)](
             q, key, value, grad, runs, blocks, lse, delta, d_q, *strides, *scales, **shape
         )
-        key_blocks, visits = _visits(sight, block_m, block_n, q.device)
+        key_blocks, visits = sight.once(_visits, block_m, block_n)
         _backward_keys[(len(key_blocks), shared, batch)](
             q, key, value, grad, runs, key_blocks, visits, lse, delta, d_key, d_value, *strides, key.shape[1], *scales,
             **shape, RUNS_ASKED=len(sight.asked),
@@ -110,9 +109,13 @@ def _shape(q: Tensor, key: Tensor, sight: Sight, block_m: int, block_n: int) -> 
     }  # fmt: skip
 
 
-def _query_blocks(sight: Sight, size: int, device: torch.device) -> Tensor:
-    """First and one past the last query of each block, int32 (blocks, 2); no block spans two runs of queries."""
-    return torch.tensor(_cut(sight.asked, size), dtype=torch.int32).reshape(-1, 2).to(device)
+def _query_blocks(sight: Sight, size: int) -> tuple[Tensor, Tensor]:
+    """What queries see, int32, and the blocks that they are worked on in, int32 (blocks, 2: first, one past the last).
+
+    No block spans two runs of queries.
+    """
+    blocks = torch.tensor(_cut(sight.asked, size), dtype=torch.int32).reshape(-1, 2)
+    return sight.runs.to(torch.int32).contiguous(), blocks.to(sight.runs.device)
 
 
 def _cut(counts: tuple[int, ...], size: int) -> list[tuple[int, int]]:
@@ -124,12 +127,12 @@ def _cut(counts: tuple[int, ...], size: int) -> list[tuple[int, int]]:
     ]
 
 
-def _visits(sight: Sight, block_m: int, block_n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _visits(sight: Sight, block_m: int, block_n: int) -> tuple[Tensor, Tensor]:
     """Blocks of keys, int32 (blocks, 3: first row, one past the last, level), and which queries see each of them.
 
     The latter int32 (blocks, runs of queries, 2): first and one past the last query that may.
     """
-    ends = list(accumulate(sight.levels))
+    device, ends = sight.runs.device, list(accumulate(sight.levels))
     cut = [
         (start, min(start + block_n, end), level)
         for level, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))
