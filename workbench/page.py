@@ -181,7 +181,8 @@ class Workbench:
         self.selection.choose(**{name: value})
 
     def _selected(self, *events: Any) -> None:
-        with self._telling():
+        # All that changes goes to the page in one message: it would paint after each of them.
+        with self._telling(), pn.io.hold():
             if any(event.name == "run" for event in events):
                 self._open_run()
             else:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+SAME = 0.05
+"""Scores no further apart than this say the same."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -25,9 +28,10 @@ class Agreement:
     """Spearman's, -1..1; None where one of them scores all alike, or fewer than two entries are shared."""
 
     def disputed(self, most: int = 8) -> pl.DataFrame:
-        """The entries with the widest gaps, widest first; those of equal rank in both are none."""
+        """The entries with the widest gaps, widest first. Where both say about the same, an order of ties is none."""
+        differs = (pl.col("score") - pl.col("other")).abs() > SAME
         return (
-            self.rows.filter(pl.col("gap") != 0)
+            self.rows.filter((pl.col("gap") != 0) & differs)
             .sort(pl.col("gap").abs(), "slot", descending=[True, False])
             .head(most)
         )

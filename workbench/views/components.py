@@ -54,7 +54,7 @@ class Keys(JSComponent):
 
     def _handle_msg(self, message: Any) -> None:
         if message in KEYS:
-            _locked(lambda: self._pressed(message))
+            in_turn(lambda: self._pressed(message))
 
 
 class Links(JSComponent):
@@ -88,10 +88,10 @@ class Links(JSComponent):
 
     def _handle_msg(self, message: Any) -> None:
         if isinstance(message, str):
-            _locked(lambda: self._jumped(message))
+            in_turn(lambda: self._jumped(message))
 
 
-def _locked(work: Callable[[], None]) -> None:
+def in_turn(work: Callable[[], None]) -> None:
     """Do work that changes figures when the page's turn has come: a message arrives beside it."""
     document = pn.state.curdoc
     if document is not None and document.session_context is not None:

@@ -11,6 +11,8 @@ from typing import Any
 import param
 from panel.custom import JSComponent
 
+from workbench.views.components import in_turn
+
 
 class Keys(JSComponent):
     """Calls `pressed` with the name of each of the `wanted` keys, as KeyboardEvent.key names them."""
@@ -42,4 +44,4 @@ class Keys(JSComponent):
 
     def _handle_msg(self, msg: Any) -> None:
         if msg in self.wanted:
-            self._pressed(msg)
+            in_turn(lambda: self._pressed(msg))

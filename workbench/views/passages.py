@@ -14,6 +14,7 @@ import param
 from panel.custom import JSComponent
 
 from workbench.palette import MONOSPACE, NEUTRAL
+from workbench.views.components import in_turn
 from workbench.views.parts import CSS
 
 _CSS = (
@@ -132,7 +133,7 @@ class Passages(JSComponent):
             lod, index = node
             self._send_msg({"node": f"{lod}:{index}", "markup": self._opened(lod, index)})
         elif _node(msg.get("go")) is not None:
-            self._went(str(msg["go"]))
+            in_turn(lambda: self._went(str(msg["go"])))
 
 
 def _node(name: object) -> tuple[int, int] | None:

@@ -39,7 +39,13 @@ class Stepper:
             description="Space plays, ← and → step, Home and End go to the ends",
         )  # fmt: skip
         self._speed = pmui.Select(
-            label="Speed", options=SPEEDS, value=2.0, size="small", margin=0, styles={"width": "118px"}
+            label="Speed",
+            options=SPEEDS,
+            value=2.0,
+            size="small",
+            margin=0,
+            width=None,
+            styles={"width": "118px"},
         )
         self._slider.param.watch(self._slid, "value")
         self._play.on_click(lambda event: self.toggle())
