@@ -12,7 +12,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from megakernels.pyramid_attention.reference import seen
 from megakernels.pyramid_attention.sight import Sight
 
 CHUNK = 256
@@ -40,13 +39,11 @@ def attend(q: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float) ->
 def _chunk(q: Tensor, key: Tensor, value: Tensor, runs: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     spans = [_span(runs[:, :, level]) for level in range(runs.shape[2])]
     keys, values = (torch.cat([one[:, first:stop] for first, stop in spans], dim=1) for one in (key, value))
-    # Rows are numbered anew, as they stand beside one another now.
-    behind = list(accumulate((stop - first for first, stop in spans), initial=0))
-    moved = torch.tensor(
-        [at - first for at, (first, _) in zip(behind, spans, strict=False)], device=runs.device
-    )
-    sees = runs[..., :1] < runs[..., 1:]
-    return _attend(q, keys, values, seen((runs + moved[:, None]) * sees, keys.shape[1]), scale)
+    masks = []
+    for level, (first, stop) in enumerate(spans):
+        node = torch.arange(first, stop, device=runs.device)
+        masks.append((runs[:, :, level, :1] <= node) & (node < runs[:, :, level, 1:]))
+    return _attend(q, keys, values, torch.cat(masks, dim=-1), scale)
 
 
 def _span(runs: Tensor) -> tuple[int, int]:
@@ -62,14 +59,19 @@ def _attend(q: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -
     batch, asked, heads, width = q.shape
     shared = key.shape[2]
     kind = torch.promote_types(q.dtype, torch.float32)
-    # (B, Hkv, T * group, D): the heads of a group read the same keys, in one product.
-    grouped = q.to(kind).reshape(batch, asked, shared, heads // shared, width).permute(0, 2, 1, 3, 4)
-    scores = scale * (grouped.reshape(batch, shared, -1, width) @ key.to(kind).permute(0, 2, 3, 1))
-    rows = mask[:, None, :, None, :].expand(-1, -1, -1, heads // shared, -1).flatten(2, 3)
-    scores = scores.masked_fill(~rows, float("-inf"))
-    lse = torch.logsumexp(scores, dim=-1)
-    weights = torch.exp(scores - lse.masked_fill(lse == float("-inf"), 0)[..., None])
-    out = weights @ value.to(kind).transpose(1, 2)
-    shape = (batch, shared, asked, heads // shared)
-    out = out.view(*shape, width).permute(0, 2, 1, 3, 4).reshape(batch, asked, heads, width)
-    return out.to(q.dtype), lse.view(shape).permute(0, 2, 1, 3).reshape(batch, asked, heads)
+    if not key.shape[1]:
+        return torch.zeros_like(q), q.new_full(q.shape[:3], float("-inf"), dtype=kind)
+    # (B, Hkv, group, T, D): the heads of a group read the same keys, in one product.
+    grouped = (scale * q.to(kind)).unflatten(2, (shared, -1)).permute(0, 2, 3, 1, 4)
+    scores = grouped.flatten(2, 3) @ key.to(kind).permute(0, 2, 3, 1)
+    scores = scores.unflatten(2, (-1, asked)).masked_fill_(~mask[:, None, None], float("-inf"))
+    weights = torch.softmax(scores, dim=-1)
+    # The log of the sum, by way of the largest weight: one pass where the usual one takes four.
+    lse = scores.amax(dim=-1) - weights.amax(dim=-1).log()
+    # A softmax over nothing is no number.
+    blind = ~mask.any(dim=-1)[:, None, None]
+    if blind.any():
+        weights, lse = weights.masked_fill(blind[..., None], 0), lse.masked_fill(blind, float("-inf"))
+    out = weights.flatten(2, 3) @ value.to(kind).transpose(1, 2)
+    out = out.unflatten(2, (-1, asked)).permute(0, 3, 1, 2, 4).reshape(batch, asked, heads, width)
+    return out.to(q.dtype), lse.permute(0, 3, 1, 2).reshape(batch, asked, heads)
