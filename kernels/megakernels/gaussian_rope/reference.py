@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from megakernels.gaussian_rope.frequencies import frequencies
+
 
 def rotate(x: Tensor, mean: Tensor, variance: Tensor, base: float) -> Tensor:
     """x (B, T, H, D), mean (B or 1, T), variance (B or 1, T) in tokens squared -> (B, T, H, D) in x's type.
@@ -31,8 +33,3 @@ def tables(
     angle = mean.to(torch.float64)[..., None, None] * frequency
     damping = torch.exp(-0.5 * variance.to(torch.float64)[..., None, None] * frequency**2).to(kind)
     return angle.cos().to(kind) * damping, angle.sin().to(kind) * damping
-
-
-def frequencies(width: int, base: float, device: torch.device) -> Tensor:
-    """Radians per token of each pair, float64 (D / 2,)."""
-    return base ** -(torch.arange(0, width, 2, dtype=torch.float64, device=device) / width)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from megakernels.gaussian_rope.reference import frequencies
+from megakernels.gaussian_rope.frequencies import frequencies
 
 _HEADS = 8
 """Heads of an entry that one program turns at a time."""
