@@ -31,6 +31,8 @@ FLAGS = (
 SETTLED = "() => window.Bokeh && Bokeh.documents.length && Bokeh.documents.every((one) => one.is_idle)"
 WIDE, NARROW = (1440, 960), (420, 900)
 PATIENCE_MS = 60_000
+FIGURES_MS = 5_000
+"""Figures come one by one, behind the words."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,15 @@ def open_view(page: Page, url: str, scheme: str) -> None:
     settle(page)
     if scheme == "light":
         page.get_by_label("Toggle theme").click()
+        page.mouse.move(0, 0)
         settle(page)
 
 
 def prepare(page: Page, view: str) -> None:
-    """What a view shows only when somebody does something."""
+    """What a view shows only when somebody does something, or a moment later."""
+    if view in ("results", "runs"):
+        page.wait_for_timeout(FIGURES_MS)
+        settle(page)
     if view == "talk":
         ask = page.get_by_role("button", name="Ask the run’s question")
         ask.wait_for(timeout=PATIENCE_MS)

@@ -314,7 +314,7 @@ def about_memory(name: str, store: MemoryStore) -> Markup:
     return Markup("<h2>{}</h2>").format(plain(name, 80)) + pairs([
         ("tokens", count(store.num_tokens)),
         ("documents", count(len(store.memory.documents))),
-        ("gists", f"{len(store.memory.catalogue.versions)} versions"),
+        ("gist versions", count(len(store.memory.catalogue.versions))),
         ("file", size(store.memory.store_bytes)),
         ("opened", "for writing" if store.memory.writable else "for reading"),
     ])  # fmt: skip

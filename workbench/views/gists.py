@@ -96,8 +96,10 @@ class GistsView:
             self._plot.object = None
             self._tell(str(empty("Nothing to lay out", job.sentence)))
             return
-        self._shown = job.result
+        self._shown = shown = job.result
         self._tell("")
+        if shown.points["document"].max() in (None, -1):
+            self._by.value = "place"  # no documents: all dots would be grey
         self._draw()
 
     def _offer(self, memory: MemoryStore) -> None:

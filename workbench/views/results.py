@@ -27,6 +27,7 @@ from workbench.views.parts import Drawings, card, drawing, empty, figures, prose
 from workbench.views.samples import SamplesCard
 
 LIST_PX = 460
+LEAST_CHART_PX = 300
 
 
 class ResultsView:
@@ -95,6 +96,10 @@ class ResultsView:
             self._charts_shown = shown
             self._drawings.forget()
             self._groups = {group: (drawing(None), drawing(None), prose("")) for group in groups}
+            for bars, by_depth, _ in self._groups.values():
+                bars.min_height = by_depth.min_height = (
+                    LEAST_CHART_PX  # what comes later must not move the rest
+                )
             self._charts.objects = [
                 *(self._group_cards(group) for group in groups),
                 *([side_by_side(*_means(means), least_px=480)] if means else []),
@@ -107,7 +112,7 @@ class ResultsView:
     def _draw_bars(self, group: str) -> None:
         rows = self.store.rows(group)
         # As tall as its neighbour, whose legend and axis take about as much again.
-        height_px = max(300, 64 + 34 * rows["arm"].n_unique())
+        height_px = max(LEAST_CHART_PX, 64 + 34 * rows["arm"].n_unique())
         self._groups[group][0].object = plots.accuracy_bars(rows, height_px)
 
     def _draw_depth(self, group: str) -> None:

@@ -24,7 +24,7 @@ from workbench.state import spans_of
 from workbench.stores.talk import Asking, Exchange, Talk
 from workbench.text import count, level_legend
 from workbench.views.exchange import Confirmed, ExchangeCard
-from workbench.views.parts import CSS, card, drawing, empty, problem, prose, stack
+from workbench.views.parts import CSS, card, drawing, empty, problem, prose, stack, toolbar
 
 STEP_MS = 140
 """How long each look is shown while an answer is being found: they come faster than anybody sees."""
@@ -66,7 +66,8 @@ class TalkView:
         self._question = pmui.TextInput(
             label="Question",
             placeholder="Ask the memory something",
-            sizing_mode="stretch_width",
+            min_width=260,
+            styles={"flex": "1 1 300px"},
             margin=(6, 8),
         )
         self._ask = pmui.Button(label="Ask", color="primary", variant="contained", margin=(10, 8), width=90)
@@ -153,7 +154,7 @@ class TalkView:
         self._body.objects = [
             card(
                 "Ask", self._about(store.num_tokens),
-                pn.Row(self._question, self._ask, self._stop, sizing_mode="stretch_width", margin=0),
+                toolbar(self._question, self._ask, self._stop),
                 self._runs_question,
                 pn.FlexBox(self._model, self._scorer, self._budget, margin=0),
                 self._pins,
