@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from megacontext.attention.pyramid import PyramidConfig, attend
 from megacontext.errors import ConfigError, ShapeError
+from megacontext.gistnet.gist import GistNet
 from megacontext.models.base import NO_TOKEN
 from megacontext.models.gpt import GPT
 from megacontext.models.pointwise import rms_norm
@@ -30,23 +31,24 @@ if TYPE_CHECKING:
 
 
 class PyramidGPT(nn.Module):
-    """embed(ids) -> forward(embeddings, positions) -> unembed(hidden). A `BaseModel` around a GPT and its `Summaries`.
+    """A `BaseModel` around a GPT, with `Summaries` by a GistNet: embed(ids), forward(embeddings, positions), unembed(hidden).
 
     Raises ConfigError where the parts do not fit: GistNet of another block size, or a GPT with short windows.
     """
 
-    def __init__(self, gpt: GPT, summaries: Summaries, config: PyramidConfig):
+    def __init__(self, gpt: GPT, gistnet: GistNet, config: PyramidConfig):
         super().__init__()
-        if summaries.block != config.block:
+        if gistnet.block_size != config.block:
             raise ConfigError(
-                f"GistNet must read blocks of pyramid.block = {config.block}, it reads {summaries.block}; change one"
+                f"GistNet must read blocks of pyramid.block = {config.block}, it reads {gistnet.block_size}; change one"
             )
         if "S" in gpt.config.window_pattern:
             raise ConfigError(
                 f"a pyramid is what every layer sees, model.window_pattern must be L, got "
                 f"{gpt.config.window_pattern!r}; leave it out"
             )
-        self.gpt, self.summaries, self.config = gpt, summaries, config
+        self.gpt, self.config = gpt, config
+        self.summaries = Summaries(gistnet, uncertain=config.rotary == "gaussian")
         self.rule = config.rule
 
     @property

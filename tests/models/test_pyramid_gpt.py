@@ -11,7 +11,7 @@ from megacontext.gistnet.gist import GistNet, GistNetConfig
 from megacontext.models.base import BaseModel
 from megacontext.models.gpt import GPT, NO_TOKEN
 from megacontext.models.pyramid import PyramidGPT
-from megacontext.models.summaries import Level, Summaries
+from megacontext.models.summaries import Level
 from megakernels.gaussian_rope import gaussian_rope
 
 W = 150
@@ -24,7 +24,7 @@ def build(config=NEAR, dialect="current", **changes):
         torch.manual_seed(0)
         gpt = GPT(model_config(dialect=dialect, n_kv_head=1, **changes))
         gistnet = GistNet(GistNetConfig(heads=2), width=32, block_size=config.block)
-    model = PyramidGPT(gpt, Summaries(gistnet, uncertain=config.rotary == "gaussian"), config)
+    model = PyramidGPT(gpt, gistnet, config)
     stir(model, seed=1, scale=0.2)
     return model.eval()
 
@@ -102,7 +102,7 @@ def test_a_cache_that_was_cut_goes_on_as_if_nothing_had_followed(model):
 
 
 def test_with_all_within_the_window_it_is_the_plain_model(model):
-    wide = PyramidGPT(model.gpt, model.summaries, PyramidConfig(window=W, block=4, spans=(24,)))
+    wide = PyramidGPT(model.gpt, model.summaries.gistnet, PyramidConfig(window=W, block=4, spans=(24,)))
     ids = drawn()
     torch.testing.assert_close(logits(wide, ids), logits(model.gpt, ids), atol=1e-5, rtol=0)
 
@@ -158,20 +158,16 @@ def test_what_cannot_be_is_refused(model):
     with pytest.raises(ConfigError, match="a pyramid needs window >= 1"):
         PyramidConfig(window=0)
     with pytest.raises(ConfigError, match="it reads 8"):
-        PyramidGPT(
-            model.gpt,
-            Summaries(GistNet(GistNetConfig(heads=2), width=32, block_size=K), uncertain=False),
-            NEAR,
-        )
+        PyramidGPT(model.gpt, GistNet(GistNetConfig(heads=2), width=32, block_size=K), NEAR)
     with pytest.raises(ConfigError, match="window_pattern must be L, got 'SL'"):
-        PyramidGPT(GPT(model_config(window_pattern="SL")), model.summaries, NEAR)
+        PyramidGPT(GPT(model_config(window_pattern="SL")), model.summaries.gistnet, NEAR)
     x = torch.zeros(1, 5, 32)
     with pytest.raises(ShapeError, match="without padding"):
         model(x, torch.zeros(1, 5), padding=torch.zeros(1, 5, dtype=torch.bool))
     with pytest.raises(ShapeError, match=r"positions \(B, W\), got \(1, 5, 32\) and \(1, 4\)"):
         model(x, torch.zeros(1, 4))
     with pytest.raises(BackendUnavailableError, match="the backend 'flex'"):
-        PyramidGPT(model.gpt, model.summaries, PyramidConfig(window=12, block=4, backend="flex"))(
+        PyramidGPT(model.gpt, model.summaries.gistnet, PyramidConfig(window=12, block=4, backend="flex"))(
             x, torch.zeros(1, 5)
         )
     with pytest.raises(ShapeError, match="attention needs queries"):

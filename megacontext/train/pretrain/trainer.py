@@ -97,8 +97,8 @@ class Trainer:
         self.model: GPT | PyramidGPT = self.base
         """What reads: the base, or the base with a pyramid."""
         if has_pyramid:
-            self.summaries = Summaries(self.gistnet, uncertain=config.pyramid.rotary == "gaussian")
-            self.model = PyramidGPT(self.base, self.summaries, config.pyramid)
+            self.model = PyramidGPT(self.base, self.gistnet, config.pyramid)
+            self.summaries = self.model.summaries
         folds_by = self.gistnet if config.mega else None
         self._objective = NextTokenLoss(self.model, folds_by).to(world.device)
         beside = self.summaries or self.gistnet
