@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class PyramidGPT(nn.Module):
-    """A `BaseModel` around a GPT, with `Summaries` by a GistNet: embed(ids), forward(embeddings, positions), unembed(hidden).
+    """A `BaseModel` around a GPT, with `Summaries` by a GistNet.
 
     Raises ConfigError where the parts do not fit: GistNet of another block size, or a GPT with short windows.
     """

@@ -17,7 +17,7 @@ from workbench.views.parts import CSS
 KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "+", "-", "Escape")
 
 
-class Keys(JSComponent):
+class ColumnKeys(JSComponent):
     """Lets the column that it stands in take the focus, by Tab or by a click, and tells the keys pressed there.
 
     It stands beside what the keys move, and not around it: a figure inside would be measured before it is laid out.

@@ -23,7 +23,7 @@ from workbench.stores.nodes import exists, parse_node, parse_span, text_of
 from workbench.stores.painting import Subject
 from workbench.text import count, plain, visible
 from workbench.views.asked import final_raw_blocks, question_line
-from workbench.views.components import Keys
+from workbench.views.components import ColumnKeys
 from workbench.views.parts import card, empty, heading, problem, prose, side_by_side, stack
 from workbench.views.tree_colours import TreeColours
 from workbench.views.tree_figure import LEAST_TOKENS, TreeFigure
@@ -76,7 +76,7 @@ class TreeView:
         self._head, self._question, self._trouble = prose(""), prose(""), prose("", visible=False)
         self._node = NodePanel(self._jumped, self._href, KEYS_SAID)
         self._find = FindPanel(self._look_for, self._jumped, self._href)
-        keys = Keys(self._pressed, label=f"The tree of the memory. {KEYS_SAID}.")
+        keys = ColumnKeys(self._pressed, label=f"The tree of the memory. {KEYS_SAID}.")
         frame = pn.Column(
             self._figure.pane, keys, sizing_mode="stretch_width", margin=0, stylesheets=[FOCUS_CSS]
         )
