@@ -46,8 +46,16 @@ def opened(watch: object, served: Served, query: str, **how: object) -> object:
     watched = watch(f"{served.url}?run=kept&view=tree&{query}", served.url, **how)
     watched.page.wait_for_function(READY, timeout=PATIENCE_MS)
     watched.page.wait_for_function(f"() => {CELLS} && {CELLS}.data.left.length > 10", timeout=PATIENCE_MS)
-    watched.page.wait_for_timeout(300)
+    at_rest(watched.page)
     return watched
+
+
+def at_rest(page: object) -> None:
+    """Until the figure stays where it is: cards that come above it move it, and a click would go where it was."""
+    before = None
+    while (now := level_at(page, 0, 0)) != before:
+        before = now
+        page.wait_for_timeout(500)
 
 
 def level_at(page: object, token: float, level: int) -> tuple[float, float]:
