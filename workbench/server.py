@@ -7,6 +7,7 @@ once, and the browser keeps it as a cookie.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 import socket
 import sys
@@ -72,6 +73,8 @@ def serve(
             server.show("/")
 
     server.io_loop.asyncio_loop.set_exception_handler(_quiet_about_closed_pages)
+    # The same of messages that were on their way to it: Bokeh warns of each, for as long as it waits for a reconnection.
+    logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)
     previous = _on_sigterm(signal.default_int_handler)
     try:
         server.start()
