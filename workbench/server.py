@@ -73,7 +73,7 @@ def serve(
             server.show("/")
 
     server.io_loop.asyncio_loop.set_exception_handler(_quiet_about_closed_pages)
-    # The same of messages that were on their way to it: Bokeh warns of each, for as long as it waits for a reconnection.
+    # The same of messages that were on their way to it: Bokeh warns of each while it waits for the page to come back.
     logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)
     previous = _on_sigterm(signal.default_int_handler)
     try:
