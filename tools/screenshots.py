@@ -22,12 +22,9 @@ import tyro
 from playwright.sync_api import Page, sync_playwright
 
 from megacontext.progress import Progress
+from workbench.bench.live import FLAGS
 from workbench.state import VIEWS, query_of
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 SETTLED = "() => window.Bokeh && Bokeh.documents.length && Bokeh.documents.every((one) => one.is_idle)"
 WIDE, NARROW = (1440, 960), (420, 900)
 PATIENCE_MS = 60_000

@@ -45,19 +45,6 @@ def answers_table(store: RunStore, history: str, question: int, arm: str) -> Mar
     return table(("arm", "answered", "", "block read", "positions", "took"), lines, marked, first=3)
 
 
-def steps_table(steps: pl.DataFrame) -> Markup:
-    """The refocus steps of one question."""
-    lines = [
-        (row["step"], count(row["entries"]), f"{count(row['cost_positions'])} of {count(row['budget_positions'])}",
-         row["expanded"], row["collapsed"], row["refused"], f"{row['score_max'] or 0:+.2f}",
-         f"{row['latency_ms'] or 0:.1f} ms")
-        for row in steps.to_dicts()
-    ]  # fmt: skip
-    return table(
-        ("step", "entries", "positions", "expanded", "collapsed", "refused", "top score", "took"), lines
-    )
-
-
 def final_raw_blocks(entries: pl.DataFrame) -> list[int]:
     """Blocks that stand as tokens in the last step of `entries`."""
     if entries.is_empty():
