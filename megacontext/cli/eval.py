@@ -67,6 +67,8 @@ class EvalOptions:
     """Tokens of text of the histories; else the suite's own."""
     variants: tuple[int, ...] | None = None
     """Pairs of mqar, hops of variables, kinds of babi, the highest count of counting; else the suite's own."""
+    aloud: bool = False
+    """For a model that says the steps to an answer: each sentence that it says is followed by another look."""
     keep_memories: bool = False
     """Leave the memories in the run's folder, to be opened with `megacontext ask` or `inspect`."""
     set: Overrides = ()
@@ -90,7 +92,7 @@ class EvalOptions:
         given = {"model": model, "book": self.book, "seeds": self.seeds, "arms": self.arms, "n": self.n}
         given |= {"lengths": self.lengths, "variants": self.variants}
         table: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-        table |= {"suite": self.suite, "keep_memories": self.keep_memories}
+        table |= {"suite": self.suite, "keep_memories": self.keep_memories, "aloud": self.aloud}
         if self.budget is not None:
             table["focus"] = {"budget": self.budget}
         return from_mapping(EvalConfig, table, where="eval")
@@ -118,6 +120,8 @@ class EvalOptions:
                 )
         if self.keep_memories:
             raise ConfigError(f"{self.suite} keeps nothing in a memory; leave --keep-memories out")
+        if self.aloud:
+            raise ConfigError(f"{self.suite} asks no questions, so nothing is said; leave --aloud out")
         table: dict[str, Any] = {"suite": self.suite} | parsed(self.set)
         table |= {key: value for key, value in (("models", self.model), ("n", self.n)) if value is not None}
         config = from_mapping(suite.config, table, where="eval")

@@ -1,27 +1,79 @@
 """Every question of a history put to one arm: focus one by one, decode together, record each answer.
 
-One line of JSON and one row of telemetry a question; of traced questions also what each focus step saw. Deliberately
-ignorant of the task: a question says itself whether a line answers it.
+One line of JSON and one row of telemetry a question; of traced questions also what each focus step saw. A model that
+says the steps to an answer is asked in turns: each sentence that it says becomes part of the question, and the arm
+looks again, with the whole budget anew, until a line without a sentence is the answer. All arms are asked alike.
+Deliberately ignorant of the task: a question says itself whether a line answers it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from megacontext.evals.arms import look
-from megacontext.evals.histories import Case
+from megacontext.evals.arms import Look, look
+from megacontext.evals.histories import Case, said_room
 from megacontext.index.addresses import AddressIndex
 from megacontext.runtime.reading import Reading
 from megacontext.runtime.run import RunFolder
 from megacontext.runtime.tracing import record_focus
+from megacontext.spans import Span
+from megacontext.tasks.asked import Asked
 
 _SENTENCE_TOKENS = 24
 """Of an answer by a model that was never trained to say a value and nothing else."""
+_STEP_TOKENS = 40
+"""Of a step that is said."""
+_MOST_STEPS = 12
+"""Steps said before one line counts as the answer, whatever it is: a chain of 6 hops takes 6."""
+
+
+@dataclass
+class _Asking:
+    """One question on its way to an answer."""
+
+    question: Asked
+    prompt: np.ndarray
+    """int32 (P,): the question, and what was said since."""
+    said: list[str] = field(default_factory=list)
+    """Steps, each without the blank before it."""
+    answer: str | None = None
+    cost: int = 0
+    """Positions that the first token of a line attended to, at most."""
+    hit: bool = True
+    """Whether every turn had the evidence of that turn as tokens."""
+    latency_ms: float = 0.0
+    answer_s: float | None = None
+
+    def evidence(self, aloud: bool) -> tuple[Span, ...]:
+        """What this turn is to find."""
+        steps = self.question.aloud
+        if not aloud or not steps:
+            return self.question.needed
+        return steps[min(len(self.said), len(steps) - 1)].found
+
+    def looked(self, one: Look) -> None:
+        """Count what a look took and showed."""
+        self.cost = max(self.cost, one.cost)
+        self.hit &= one.hit
+        self.latency_ms += one.latency_ms
+
+    def hears(self, line: str, case: Case) -> None:
+        """Take a line as a step if it is a sentence and there is room for more, else as the answer."""
+        sentence, stop, _ = line.partition(".")
+        step = case.session.bundle.tokenizer.encode(f" {sentence}.")
+        longer = np.concatenate((self.prompt, step))
+        room = said_room(case.session.config.budget)
+        if stop and len(self.said) < _MOST_STEPS and case.session.prompt_cost(longer) <= room:
+            self.prompt = longer
+            self.said.append(sentence + stop)
+        else:
+            self.answer = line
 
 
 def ask_all(
@@ -30,30 +82,56 @@ def ask_all(
     run: RunFolder,
     *,
     traced: int = 0,
+    aloud: bool = False,
     about: Mapping[str, Any] | None = None,
     told: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Answers of `arm`, one row a question; `told` hears of each question that was focused.
+    """Answers of `arm`, one row a question; `told` hears of each question that was answered.
 
-    The focus steps of the first `traced` questions are recorded entry by entry. `about` is added to each line of JSON.
+    The focus steps of the first `traced` questions are recorded entry by entry, those of the first turn. `about` is
+    added to each line of JSON. `aloud`: a line that is a sentence is a step, and is followed by another look.
     """
-    session, tokenizer = case.session, case.session.bundle.tokenizer
-    questions = case.asked.questions
-    taken: list[dict[str, Any]] = []
+    encode = case.session.bundle.tokenizer.encode
+    askings = [_Asking(question, encode(question.prompt)) for question in case.asked.questions]
+    while any(asking.answer is None for asking in askings):
+        lines = _turn(case, arm, run, askings, traced, aloud)
+        for asking, line in lines:
+            if aloud:
+                asking.hears(line, case)
+            else:
+                asking.answer = line
+            if asking.answer is not None:
+                told()
+    rows = [_recorded(case, arm, run, number, asking, about or {}) for number, asking in enumerate(askings)]
+    run.flush()
+    return rows
+
+
+def _turn(
+    case: Case, arm: str, run: RunFolder, askings: list[_Asking], traced: int, aloud: bool
+) -> list[tuple[_Asking, str]]:
+    """A line for each question that has no answer yet."""
+    session = case.session
+    asked: list[_Asking] = []
     readings: list[Reading] = []
-    said: list[str] = []
+    lines: list[str] = []
     heads = 1
-    for number, question in enumerate(questions):
+    for number, asking in enumerate(askings):
+        if asking.answer is not None:
+            continue
         began = time.perf_counter()
-        prompt = tokenizer.encode(question.prompt)
-        one = look(session, arm, prompt, number=number, needed=case.needed_blocks(question))
-        taken.append({"cost_positions": one.cost, "hit": one.hit, "latency_ms": one.latency_ms})
+        needed = case.blocks_of(asking.evidence(aloud))
+        one = look(session, arm, asking.prompt, number=number, needed=needed)
+        asking.looked(one)
+        asked.append(asking)
         heads = len(one.readings)
         if session.decodes_alone:
-            said += session.decode(one.readings, max_tokens=_SENTENCE_TOKENS, heads=heads)
-            taken[-1]["answer_s"] = time.perf_counter() - began
+            lines += session.decode(one.readings, max_tokens=_SENTENCE_TOKENS, heads=heads)
+            asking.answer_s = time.perf_counter() - began
         else:
             readings += one.readings
+        if asking.said:
+            continue
         if one.focuses:
             record_focus(
                 run.telemetry,
@@ -65,31 +143,45 @@ def ask_all(
                 entries=number < traced,
             )
         if arm == "lensnet" and number < traced:
-            _record_block_scores(case, prompt, number, run)
-        told()
-    said = said or session.decode(readings, heads=heads)
-    rows = []
-    for number, (question, spent, answer) in enumerate(zip(questions, taken, said, strict=True)):
-        latency_ms = spent.pop("latency_ms")
-        row = {
-            "history": case.name,
-            "arm": arm,
-            "question": number,
-            "kind": question.kind,
-            "versions": question.versions,
-            "depth": case.asked.depth(question),
-            "expected": question.answer.strip(),
-            "answered": answer,
-            "correct": question.is_right(answer),
-            "cost_positions": spent["cost_positions"],
-            "hit": spent["hit"],
-        }
-        run.telemetry.emit("answer", **row, budget_positions=session.config.budget, latency_ms=latency_ms)
-        line = {"prompt": question.prompt, "needed_blocks": list(case.needed_blocks(question))}
-        run.answer(row | spent | line | dict(about or {}))
-        rows.append(row | spent | {"group": case.history.group, "history_tokens": len(case.asked.ids)})
-    run.flush()
-    return rows
+            _record_block_scores(case, asking.prompt, number, run)
+    if not session.decodes_alone:
+        longest = {"max_tokens": _STEP_TOKENS} if aloud else {}
+        lines = session.decode(readings, heads=heads, **longest)
+    return list(zip(asked, lines, strict=True))
+
+
+def _recorded(
+    case: Case, arm: str, run: RunFolder, number: int, asking: _Asking, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One answer, in the telemetry, among the lines of JSON, and as a row."""
+    question, answer = asking.question, asking.answer
+    assert answer is not None
+    row: dict[str, Any] = {
+        "history": case.name,
+        "arm": arm,
+        "question": number,
+        "kind": question.kind,
+        "versions": question.versions,
+        "depth": case.asked.depth(question),
+        "expected": question.answer.strip(),
+        "answered": answer,
+        "correct": question.is_right(answer),
+        "cost_positions": asking.cost,
+        "hit": asking.hit,
+    }
+    run.telemetry.emit(
+        "answer", **row, budget_positions=case.session.config.budget, latency_ms=asking.latency_ms
+    )
+    if asking.answer_s is not None:
+        row["answer_s"] = asking.answer_s
+    line: dict[str, Any] = {
+        "prompt": question.prompt,
+        "needed_blocks": list(case.blocks_of(question.needed)),
+    }
+    if asking.said:
+        line["said"] = asking.said
+    run.answer(row | line | dict(about))
+    return row | {"group": case.history.group, "history_tokens": len(case.asked.ids)}
 
 
 def _record_block_scores(case: Case, prompt: np.ndarray, number: int, run: RunFolder) -> None:

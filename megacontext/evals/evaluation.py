@@ -57,6 +57,8 @@ class EvalConfig:
     focus: FocusConfig = field(default_factory=FocusConfig)
     traced_questions: int = 2
     """Questions of each cell's first history whose every focus step is recorded."""
+    aloud: bool = False
+    """Whether a sentence that a model says is a step, after which it is asked on (`evals.asking`), with all arms."""
     keep_memories: bool = False
     """Leave the memories in the run's folder; else each goes when its questions are answered."""
 
@@ -112,7 +114,7 @@ def prepare(config: EvalConfig) -> Prepared:
         for cell in cells:
             histories[cell.name] = list(_planted(cell, config, bundle, text))
             for history in histories[cell.name]:
-                check_room(history, bundle, config.focus.budget)
+                check_room(history, bundle, config.focus.budget, aloud=config.aloud)
             progress.advance(cell.name)
     return Prepared(config, bundle, title, histories)
 
@@ -187,7 +189,9 @@ def run_suite(prepared: Prepared, run: RunFolder) -> dict[str, Any]:
                 with opened(prepared, history, run, ingest) as case:
                     for arm in config.arms:
                         told = partial(progress.advance, f"{history.name} {arm}")
-                        rows = ask_all(case, arm, run, traced=traced, about=about, told=told)
+                        rows = ask_all(
+                            case, arm, run, traced=traced, aloud=config.aloud, about=about, told=told
+                        )
                         answers += [row | about for row in rows]
     write_frame(run, "samples", pl.DataFrame(answers))
     results = results_of(config, answers, ingest, KVCache.bytes_per_position(prepared.bundle.config.model))

@@ -130,7 +130,7 @@ def audited(
     session, memory = case.session, case.session.memory
     tokenizer = session.bundle.tokenizer
     prompt, answer = tokenizer.encode(question.prompt), tokenizer.encode(question.answer)
-    needed = case.needed_blocks(question)
+    needed = case.blocks_of(question.needed)
     expansions = measured(session, prompt, answer)
     is_needed = np.isin(np.arange(memory.num_blocks), needed)
     worth = NodeUtilities(num_tokens=memory.num_tokens, block_size=memory.block_size, raw=expansions.utility)

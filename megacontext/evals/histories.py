@@ -18,7 +18,8 @@ from megacontext.runtime.frozen.reader import FrozenReader
 from megacontext.runtime.reading import NO_FRAME
 from megacontext.runtime.run import RunFolder
 from megacontext.runtime.session import FocusConfig, Session, starting_context
-from megacontext.tasks.asked import Asked, AskedHistory
+from megacontext.spans import Span
+from megacontext.tasks.asked import AskedHistory
 from megacontext.tree.memory import Memory
 
 KEPT_MEMORIES = ".memories"
@@ -65,22 +66,33 @@ class Case:
     def asked(self) -> AskedHistory:
         return self.history.asked
 
-    def needed_blocks(self, question: Asked) -> tuple[int, ...]:
-        """Finished blocks that the evidence stands in, ascending."""
+    def blocks_of(self, evidence: tuple[Span, ...]) -> tuple[int, ...]:
+        """Finished blocks that the sentences of the evidence stand in, ascending."""
         memory = self.session.memory
         size = memory.block_size
         blocks: set[int] = set()
-        for span in question.needed:
+        for span in evidence:
             last = min((span.stop - 1) // size, memory.num_blocks - 1)
             blocks.update(range(span.start // size, last + 1))
         return tuple(sorted(blocks))
 
 
-def check_room(history: History, bundle: Bundle | FrozenReader, budget: int) -> None:
-    """Raises BudgetError for a budget that some question and the coarsest cover of its history do not fit."""
+def said_room(budget: int) -> int:
+    """Positions that a question and the steps that are said after it may take together: half of a budget."""
+    return budget // 2
+
+
+def check_room(history: History, bundle: Bundle | FrozenReader, budget: int, *, aloud: bool = False) -> None:
+    """Raises BudgetError for a budget that some question and the coarsest cover of its history do not fit.
+
+    `aloud`: with all the steps that there is room to say.
+    """
     prompts = [bundle.tokenizer.encode(question.prompt) for question in history.asked.questions]
     frame = bundle.frame if isinstance(bundle, FrozenReader) else NO_FRAME
-    starting_context(len(history.asked.ids), bundle.config.block_size, budget, max(map(frame.cost, prompts)))
+    longest = max(map(frame.cost, prompts))
+    if aloud:
+        longest = max(longest, said_room(budget))
+    starting_context(len(history.asked.ids), bundle.config.block_size, budget, longest)
 
 
 def stored(

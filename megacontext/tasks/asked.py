@@ -52,6 +52,9 @@ class Asked:
     """All answers that the task knows; empty where only the exact line counts."""
     path: tuple[Look, ...] = ()
     """How the evidence is found, the look of the question alone first; empty where that one finds all of it."""
+    aloud: tuple[Look, ...] = ()
+    """How it is found by one who says each step: every look but the last finds one sentence, which is said and so is
+    part of the question from then on; the last finds what the answer stands in. Empty where nothing is to be said."""
 
     @property
     def looks(self) -> tuple[Look, ...]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megacontext.errors import ConfigError
+from megacontext.spans import Span
 from megacontext.tasks.asked import Asked, AskedHistory, Background, Look
 from megacontext.tasks.facts import NOUNS, as_prompt, invent_surname
 from megacontext.tokenizer import Tokenizer
@@ -99,14 +100,8 @@ class Babi:
                 needed=tuple(spans[at] for at in found.supports),
                 kind=f"kind {self.kind}",
                 labels=ROOMS,
-                path=tuple(
-                    Look(
-                        read=None if step.read is None else spans[step.read],
-                        found=tuple(spans[at] for at in step.found),
-                        alike=tuple(spans[at] for at in step.alike),
-                    )
-                    for step in found.path
-                ),
+                path=tuple(step.look(spans) for step in found.path),
+                aloud=tuple(step.look(spans) for step in found.aloud),
             )
             for found in chosen
         )
@@ -145,6 +140,14 @@ class Step:
     found: tuple[int, ...]
     alike: tuple[int, ...]
 
+    def look(self, spans: Sequence[Span]) -> Look:
+        """The same of the sentences that tell the events."""
+        return Look(
+            read=None if self.read is None else spans[self.read],
+            found=tuple(spans[at] for at in self.found),
+            alike=tuple(spans[at] for at in self.alike),
+        )
+
 
 @dataclass(frozen=True)
 class Found:
@@ -154,6 +157,8 @@ class Found:
     room: str
     supports: tuple[int, ...]
     path: tuple[Step, ...]
+    aloud: tuple[Step, ...] = ()
+    """The same when each event is said before the next is looked for; the last one holds the answer."""
 
 
 @dataclass
@@ -215,13 +220,17 @@ class World:
             if not stays:
                 return None
             supports = tuple(sorted(stays[-1].supports))
-            return Found(f"Where is the {name}?", stays[-1].room, supports, self._path(name, stays[-1:]))
+            path, aloud = self._path(name, stays[-1:]), self._aloud(*stays[-1].supports)
+            return Found(f"Where is the {name}?", stays[-1].room, supports, path, aloud)
         rooms = [stay.room for stay in stays]
         if len(stays) < 2 or rooms.count(rooms[-1]) > 1:
             return None
         supports = tuple(sorted({*stays[-2].supports, *stays[-1].supports}))
         question = f"Where was the {name} before it was in the {rooms[-1]}?"
-        return Found(question, rooms[-2], supports, self._path(name, stays[-2:]))
+        before, now = stays[-2].supports, stays[-1].supports
+        # Who had it last may have had it before: then it is not said twice.
+        hands = before if before[0] != now[0] else before[1:]
+        return Found(question, rooms[-2], supports, self._path(name, stays[-2:]), self._aloud(*now, *hands))
 
     def _path(self, thing: str, stays: list[Stay]) -> tuple[Step, ...]:
         """From the thing to where it changed hands, from there to the walks of whoever had it."""
@@ -231,6 +240,14 @@ class World:
         hands = tuple(sorted(walks))
         steps = [self._step(hand, tuple(walks[hand]), (self.about[hand][0], None)) for hand in hands]
         return (self._step(None, hands, (None, thing)), *steps)
+
+    def _aloud(self, *events: int) -> tuple[Step, ...]:
+        """Events one by one, each alike to those about the same thing, or, of a walk, by the same actor."""
+        abouts = (self.about[event] for event in events)
+        return tuple(
+            self._step(None, (event,), (who if what is None else None, what))
+            for event, (who, what) in zip(events, abouts, strict=True)
+        )
 
     def _step(self, read: int | None, found: tuple[int, ...], about: tuple[str | None, str | None]) -> Step:
         """`about`: actor (None: any) and thing of the events that are alike."""

@@ -88,4 +88,5 @@ def _question(*, prompt: str, answer: str, needed: tuple[Span, ...]) -> Asked:
         path=tuple(
             Look(read=read, found=(span,)) for read, span in zip(reads, reversed(needed), strict=True)
         ),
+        aloud=tuple(Look(found=(span,)) for span in reversed(needed)) if len(needed) > 1 else (),
     )
