@@ -20,7 +20,7 @@ from megacontext.train.trainers import Order, load_training
 class Train:
     """Train by a recipe: `tiny` makes all parts, `tiny-joint` trains them on, `tiny-cpu` pretrains a base model.
 
-    All recipes, what each goes on from and writes, and which resume: obsidian/Operations.md.
+    All recipes, what each goes on from and writes, and which resume: obsidian/operations/Operations.md.
 
     On several GPUs: torchrun --nproc_per_node=8 -m megacontext train RECIPE
     """

@@ -6,7 +6,7 @@ come in another order, both drawn from seed, epoch and shard alone. A step's row
 each process takes its share of them; so where a run stands is three numbers.
 
 nanochat gives each process its own row groups, which makes the order depend on how many there are; here two processes
-read what one would have read (obsidian/Base models.md).
+read what one would have read (obsidian/architecture/Base models.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 `context` counts places in the working context, so a model meets no larger number than its budget, however long the
 history. `spread` does so too, but a gist takes as many places as a block has tokens and stands in their middle: entries
 of keys and values were made at such distances. `global` gives an entry the centre of its span on the timeline. Which is
-better is measured, not decided here (obsidian/Results.md, obsidian/Reading with a frozen decoder.md).
+better is measured, not decided here: obsidian/results/Results.md and
+obsidian/architecture/Reading with a frozen decoder.md.
 """
 
 from __future__ import annotations

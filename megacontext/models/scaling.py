@@ -1,8 +1,8 @@
 """The size of a model before it exists: its shape from its depth, its parameters, its arithmetic per token.
 
 nanochat describes a model by its depth alone and derives the rest; the rules differ between its generations
-(obsidian/Base models.md). Arithmetic is counted as in PaLM (2204.02311, appendix B): six operations per weight of a
-matrix and token for forward and backward, and twelve per head dimension and visible key.
+(obsidian/architecture/Base models.md). Arithmetic is counted as in PaLM (2204.02311, appendix B): six operations per
+weight of a matrix and token for forward and backward, and twelve per head dimension and visible key.
 """
 
 from __future__ import annotations

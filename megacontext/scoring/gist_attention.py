@@ -3,7 +3,7 @@
 Simplified Sparse Attention (2604.20920) in this house: queries score gists by the model's own attention, and the best
 blocks unfold, here through the one allocator, like the blocks of any other scorer. No network is trained for it: what a
 gist's key says of its block was learnt by the language model's loss. It looks at gists outside of the budget, as every
-index is looked at outside of it; what it costs is in the note (obsidian/Gist tokens.md).
+index is looked at outside of it; what it costs is in the note (obsidian/architecture/Gist tokens.md).
 
 `gist-attention` reads the gists of all blocks at once, its cost grows with the history. `gist-attention-beam` walks
 down the tree: the gists of the coarsest level first, then the children of the best of each level, so that it reads a

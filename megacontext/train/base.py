@@ -4,8 +4,8 @@ Retrieval needs induction, and induction is slow to appear in a small model. Two
 The start: the first layer's heads look nearby (each at its own range), later layers begin with equal query and key
 maps, output maps undo value maps, and the head begins as a copy of the embedding. So the network starts out
 gathering what stands around each token, attending to places with like surroundings, and saying what stands there.
-(Figures against a plain start: obsidian/Results.md.) And a curriculum: short, dense stretches first, then longer
-ones with distractors, then gists in place of most blocks.
+(Figures against a plain start: obsidian/results/Results.md.) And a curriculum: short, dense stretches first, then
+longer ones with distractors, then gists in place of most blocks.
 """
 
 from __future__ import annotations

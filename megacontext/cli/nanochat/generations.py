@@ -1,4 +1,7 @@
-"""What nanochat's options default to, in its two generations: facts from its scripts (obsidian/Base models.md)."""
+"""What nanochat's options default to, in its two generations: facts from its scripts.
+
+The contract as a whole: obsidian/architecture/Base models.md.
+"""
 
 from __future__ import annotations
 

@@ -64,8 +64,8 @@ class FrozenReaderConfig:
     shows, so one place of a context costs one reading."""
     levels: int = 0
     """Highest level of gists that is read, if they are learnt so far; 0: tokens alone, which small models answer best
-    from (obsidian/Reading with a frozen decoder.md). A gist of the second level costs a reading of 1,024 tokens, and an
-    opened one of the third shows 32 of them."""
+    from (obsidian/architecture/Reading with a frozen decoder.md). A gist of the second level costs a reading of 1,024
+    tokens, and an opened one of the third shows 32 of them."""
     gists: str = "smollm2-pooled"
     """Pooled gists: a folder in data/, or the path of one."""
     positions: PositionPolicy = "context"

@@ -3,7 +3,7 @@
 Facts from nanochat: four rates, for input embeddings, head, matrices (Muon) and scalars; AdamW's scale with the
 width as (E / 768) ** -0.5; since January 2026 all of them scale with the root of the batch over 2**19 tokens. The
 optimisers are torch's: nanochat's own variant of Muon, which also normalises the variance of updates and decays
-weights only where that agrees with the update, is not repeated here (obsidian/Base models.md).
+weights only where that agrees with the update, is not repeated here (obsidian/architecture/Base models.md).
 """
 
 from __future__ import annotations
