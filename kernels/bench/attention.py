@@ -33,12 +33,13 @@ from torch import Tensor
 # A checkout that was never installed has megakernels one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from counting import Work, equal_window, pairs_of, slope, work_of
+from counting import Work, slope, work_of
 from device import ceilings, described, median_seconds
 
 from megakernels.backends import choose
-from megakernels.pyramid_attention import BACKENDS, Pyramid, Queries, chunked, reference
-from megakernels.pyramid_attention.sight import Sight, sight
+from megakernels.pyramid_attention import BACKENDS, Pyramid, chunked, reference
+from megakernels.pyramid_attention.cost import equal_window, pairs_of, whole_sight
+from megakernels.pyramid_attention.sight import Sight
 
 CHECKED_TOKENS = (1, 31, 33, 1025)
 RELATIVE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
@@ -83,17 +84,11 @@ class Arm:
         ]
 
 
-def pyramid_sight(rule: Pyramid, tokens: int, device: torch.device) -> Sight:
-    """Tokens and summaries ask, as in training."""
-    asked = [Queries(level, 0, count) for level, count in enumerate(rule.count(tokens))]
-    return sight(rule, tokens, asked, None, device)
-
-
 def window_sight(window: int, tokens: int, device: torch.device) -> Sight:
     """Tokens ask, and see themselves and `window - 1` before."""
     stop = torch.arange(1, tokens + 1, device=device)
     runs = torch.stack(((stop - window).clamp_min(0), stop), dim=-1)[:, None]
-    return Sight(runs[None], runs, (tokens,), (tokens,))
+    return Sight(runs[None], runs, levels=(tokens,), columns=(0,), asked=(tokens,))
 
 
 def ours(shape: Shape) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -107,7 +102,7 @@ def ours(shape: Shape) -> Callable[..., tuple[Tensor, Tensor]]:
 
 def arms_of(shape: Shape, tokens: int) -> dict[str, Arm]:
     """All that run on that device."""
-    seen = pyramid_sight(shape.rule, tokens, shape.device)
+    seen = whole_sight(shape.rule, tokens, shape.device)
     queries, rows, pairs = sum(seen.asked), sum(seen.levels), pairs_of(seen)
     near = window_sight(equal_window(pairs, tokens), tokens, shape.device)
     scale, attend = shape.width**-0.5, ours(shape)
@@ -142,7 +137,7 @@ def check(shape: Shape, tokens: int) -> dict[str, dict[str, float]]:
         what = {
             "dense": window_sight(tokens, tokens, shape.device),
             "window": window_sight(equal_window(arm.pairs, tokens), tokens, shape.device),
-        }.get(name, pyramid_sight(shape.rule, tokens, shape.device))
+        }.get(name, whole_sight(shape.rule, tokens, shape.device))
         inputs = arm.draw(shape)
         wanted, true_slopes = _both(
             lambda q, k, v, what=what: reference.attend(q, k, v, what, shape.width**-0.5)[0],

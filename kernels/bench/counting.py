@@ -10,8 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megakernels.pyramid_attention.sight import Sight
-
 
 @dataclass(frozen=True)
 class Work:
@@ -21,11 +19,6 @@ class Work:
     """Queries times what each sees, of one head."""
     flops: float
     bytes: float
-
-
-def pairs_of(sight: Sight) -> int:
-    """Rows seen, summed over all queries."""
-    return int(sight.runs.diff(dim=-1).sum())
 
 
 def work_of(
@@ -61,14 +54,3 @@ def slope(lengths: Sequence[int], seconds: Sequence[float]) -> float:
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     across = sum((one - mean_x) * (other - mean_y) for one, other in zip(x, y, strict=True))
     return across / sum((one - mean_x) ** 2 for one in x)
-
-
-def equal_window(pairs: int, tokens: int) -> int:
-    """The sliding window with which a causal pass over `tokens` sees as many pairs, to within one of each query."""
-    low, high = 1, tokens
-    while low < high:
-        middle = (low + high) // 2
-        # A query with i before it sees min(i + 1, window).
-        seen = middle * (middle + 1) // 2 + (tokens - middle) * middle
-        low, high = (middle + 1, high) if seen < pairs else (low, middle)
-    return low

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from megakernels.pyramid_attention import Pyramid
+from megakernels.pyramid_attention.cost import equal_window, most_seen, pairs_of, whole_sight
 from megakernels.pyramid_attention.reference import seen
 
 SCRIPT = Path(__file__).resolve().parents[2] / "kernels" / "bench" / "attention.py"
@@ -33,15 +34,16 @@ def shape_of(bench, **changes):
 
 @pytest.mark.parametrize("tokens", [1, 31, 131])
 def test_pairs_are_what_the_mask_shows(bench, tokens):
-    told = bench["attention"].pyramid_sight(shape_of(bench).rule, tokens, CPU)
-    assert bench["counting"].pairs_of(told) == int(seen(told.runs, sum(told.levels)).sum())
+    told = whole_sight(shape_of(bench).rule, tokens)
+    shown = seen(told.runs, sum(told.levels))[0].sum(dim=-1)
+    assert (pairs_of(told), most_seen(told)) == (int(shown.sum()), int(shown.max()))
 
 
 @pytest.mark.parametrize("tokens", [1, 31, 1025])
 def test_a_window_of_equal_cost_sees_as_many_pairs(bench, tokens):
     for pairs in {tokens, tokens * 3 // 2, tokens * (tokens + 1) // 2}:
-        window = bench["counting"].equal_window(pairs, tokens)
-        found = bench["counting"].pairs_of(bench["attention"].window_sight(window, tokens, CPU))
+        window = equal_window(pairs, tokens)
+        found = pairs_of(bench["attention"].window_sight(window, tokens, CPU))
         assert abs(found - pairs) < max(1, tokens) and 1 <= window <= tokens
 
 

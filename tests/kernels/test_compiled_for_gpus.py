@@ -16,7 +16,7 @@ INTEGERS = {
     "source_at": "*i64",
     "stored_at": "*i8",
 }
-FLOATS = {"lse_at", "delta_at", "scale_at"}
+FLOATS = {"lse_at", "delta_at", "scale_at", "slopes_at", "places_at", "node_places_at"}
 DOUBLES = {"mean_at", "variance_at", "frequency_at", "d_variance_at"}
 
 
@@ -50,17 +50,21 @@ def compiled(kernel, **constants):
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "width", [64, pytest.param(32, marks=pytest.mark.long), pytest.param(128, marks=pytest.mark.long)]
+    ("width", "fall"),
+    [
+        (64, 0),
+        *(pytest.param(*one, marks=pytest.mark.long) for one in ((32, 0), (128, 0), (64, 1), (128, 2))),
+    ],
 )
 @pytest.mark.parametrize("name", ["_forward", "_backward_q", "_backward_keys"])
-def test_attention_compiles_onto_tensor_cores(name: str, width: int) -> None:
+def test_attention_compiles_onto_tensor_cores(name: str, width: int, fall: int) -> None:
     from megakernels.pyramid_attention import triton as attention
 
     block_m, block_n = attention._sizes(width)
-    asked = {"RUNS_ASKED": 3} if name == "_backward_keys" else {}
+    asked = {"VISITS": 3} if name == "_backward_keys" else {}
     found = compiled(
-        getattr(attention, name), GROUP=2, LEVELS=4, D=width, BLOCK_D=width, BLOCK_M=block_m, BLOCK_N=block_n,
-        WIDEN=False, **asked,
+        getattr(attention, name), GROUP=2, COLUMNS=4, D=width, BLOCK_D=width, BLOCK_M=block_m, BLOCK_N=block_n,
+        WIDEN=False, FALL=fall, **asked,
     )  # fmt: skip
     assert found.metadata.shared <= MOST_SHARED_BYTES
     assert "wgmma.mma_async" in found.asm["ptx"] and found.asm["cubin"]

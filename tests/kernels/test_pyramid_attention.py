@@ -1,5 +1,7 @@
 """Every backend gives the reference's answer: outputs, the softmax's sum, and gradients."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from agreement import relative
 from interpreted import interpret, needs_triton
-from pyramids import SMALL, USUAL, check_backend, draw
+from pyramids import SMALL, USUAL, check_backend, distances, draw
 
 from megakernels.errors import BackendUnavailableError, KernelShapeError
 from megakernels.pyramid_attention import Pyramid, Queries, pyramid_attention
@@ -31,6 +33,66 @@ def test_heads_share_keys_and_rows_end_where_they_end() -> None:
 
 def test_slots_are_seen_by_every_query_and_learn_from_all() -> None:
     check_backend("chunked", replace(SMALL, slots=3), 131, heads=4, shared=2, batch=2, lengths=[131, 0])
+
+
+LOOSE = replace(SMALL, edges=3, slots=2)
+
+
+def test_edges_and_overshoot_are_seen_as_the_whole_sees_them() -> None:
+    check_backend("chunked", LOOSE, 331, heads=4, shared=2)
+    check_backend("chunked", replace(LOOSE, overshoot=True), 331, batch=3, lengths=[331, 297, 0])
+
+
+@pytest.mark.parametrize("fall", ["linear", "log"])
+def test_what_distance_takes_off_is_taken_off_in_pieces_too(fall: str) -> None:
+    check_backend("chunked", replace(SMALL, slots=2), 331, heads=4, shared=2, batch=2, fall=fall)
+
+
+@pytest.mark.parametrize(
+    ("logarithmic", "weight"),
+    [(False, lambda far: math.exp(-0.5 * far)), (True, lambda far: (1 + far) ** -0.5)],
+)
+def test_equal_scores_are_weighed_by_distance_alone(
+    logarithmic: bool, weight: Callable[[int], float]
+) -> None:
+    rule, tokens = Pyramid(window=50, block=4, spans=()), 20
+    far = distances(rule, tokens, heads=1, logarithmic=logarithmic)
+    q, key = torch.zeros(1, 1, 1, 25).double(), torch.zeros(1, 25, 1, 25).double()
+    value = torch.eye(25).double()[None, :, None, :]  # what comes out are the weights
+    wanted = torch.tensor([weight(19 - place) for place in range(20)]).double()
+    out, lse = pyramid_attention(
+        q,
+        key,
+        value,
+        rule,
+        tokens,
+        queries=[Queries(0, 19, 1)],
+        distance=replace(far, queries=far.queries[:, 19:20]),
+    )
+    torch.testing.assert_close(out[0, 0, 0, :20], wanted / wanted.sum())
+    torch.testing.assert_close(lse[0, 0, 0], wanted.sum().log())
+
+
+def test_distances_far_from_the_origin_are_as_exact_as_near_it() -> None:
+    (q, key, value), _ = draw(SMALL, 131)
+    near = distances(SMALL, 131, heads=2, logarithmic=False)
+    far = replace(near, queries=near.queries + 1e8, keys=near.keys + 1e8)
+    outs = [
+        pyramid_attention(q.float(), key.float(), value.float(), SMALL, 131, distance=one)[0]
+        for one in (near, far)
+    ]
+    torch.testing.assert_close(*outs, atol=1e-6, rtol=0)
+
+
+def test_distances_that_do_not_belong_are_refused() -> None:
+    inputs, _ = draw(SMALL, 40)
+    right = distances(SMALL, 40, heads=2, logarithmic=False)
+    with pytest.raises(KernelShapeError, match=r"distances need slopes \(2,\)"):
+        pyramid_attention(*inputs, SMALL, 40, distance=distances(SMALL, 40, heads=3, logarithmic=False))
+    with pytest.raises(KernelShapeError, match=r"keys \(1 or 1, 52\)"):
+        pyramid_attention(*inputs, SMALL, 40, distance=replace(right, keys=right.keys[:, 1:]))
+    with pytest.raises(KernelShapeError, match="distances are not learnt"):
+        pyramid_attention(*inputs, SMALL, 40, distance=replace(right, slopes=right.slopes.requires_grad_()))
 
 
 def test_logits_far_above_eighty_neither_overflow_nor_vanish() -> None:
@@ -86,13 +148,20 @@ def test_without_summaries_in_sight_it_is_plain_causal_attention() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_is_told_the_same_mask() -> None:
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_flex_attention_is_told_the_same_mask_and_the_same_distances(logarithmic: bool) -> None:
     inputs, _ = draw(SMALL, 131, batch=2, heads=4, shared=2)
     lengths = torch.tensor([131, 77])
     queries = [Queries(level, 0, count) for level, count in enumerate(SMALL.count(131))]
+    far = distances(SMALL, 131, heads=4, logarithmic=logarithmic, batch=2)
     told = sight(SMALL, 131, queries, lengths, torch.device("cpu"))
-    out, lse = flex_attend(*(one.float() for one in inputs), told, 32**-0.5, compiled=False)
-    wanted, wanted_lse = pyramid_attention(*inputs, SMALL, 131, lengths=lengths, backend="reference")
+    out, lse = flex_attend(
+        *(one.float() for one in inputs), told, 32**-0.5,
+        far.counted(4, inputs[0].shape[1], inputs[1].shape[1], 2, torch.float32), compiled=False,
+    )  # fmt: skip
+    wanted, wanted_lse = pyramid_attention(
+        *inputs, SMALL, 131, lengths=lengths, distance=far, backend="reference"
+    )
     seen = torch.isfinite(wanted_lse)
     assert relative(out[seen], wanted[seen]) < 1e-4 and relative(lse[seen], wanted_lse[seen]) < 1e-4
 
@@ -111,6 +180,10 @@ def test_the_kernel_interpreted_gives_what_the_reference_gives_whatever_the_stri
         "check_backend('triton', SMALL, 33, torch.bfloat16)\n"
         "check_backend('triton', SMALL, 83, heads=4, shared=2, batch=2, lengths=[83, 50])\n"
         "check_backend('triton', replace(SMALL, slots=2), 45)\n"
+        "check_backend('triton', replace(SMALL, edges=3, slots=1), 200, heads=1)\n"
+        "check_backend('triton', replace(SMALL, edges=2, overshoot=True), 150, batch=2, lengths=[150, 129])\n"
+        "check_backend('triton', replace(SMALL, slots=1), 70, heads=4, shared=2, batch=2, fall='linear')\n"
+        "check_backend('triton', SMALL, 60, lengths=[51], fall='log')\n"
         "check_backend('triton', SMALL, 60, width=80)\n"
         "check_backend('triton', USUAL, 257, width=64)\n"
         "check_backend('triton', SMALL, 61, scale=30.0)\n"

@@ -14,6 +14,7 @@ from torch import Tensor
 from megakernels.backends import choose
 from megakernels.errors import KernelShapeError
 from megakernels.pyramid_attention import chunked, reference
+from megakernels.pyramid_attention.distance import Distance
 from megakernels.pyramid_attention.rule import Pyramid, Queries
 from megakernels.pyramid_attention.sight import sight
 
@@ -30,6 +31,7 @@ def pyramid_attention(
     queries: Sequence[Queries] | None = None,
     lengths: Tensor | None = None,
     scale: float | None = None,
+    distance: Distance | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Out (B, T, H, D) in q's type, and the log of the softmax's sum (B, T, H), float32 (float64 for float64).
@@ -40,7 +42,7 @@ def pyramid_attention(
     be differentiated. To go on behind a cache, ask for the last token
     alone: `[Queries(0, num_tokens - 1, 1)]`. H is a multiple of Hkv. `lengths` (B,): tokens of each row, where rows
     are of unlike length and filled up; what lies beyond sees nothing and is not seen. `scale` is 1 / sqrt(D) unless
-    given.
+    given. `distance`: what is taken off the scores of what is far; nothing unless given.
 
     Raises KernelShapeError for tensors that do not belong together, BackendUnavailableError for a backend that was
     named and cannot run here; "auto" takes Triton on a GPU, else `chunked`.
@@ -50,6 +52,9 @@ def pyramid_attention(
     _check(q, key, value, rule, num_tokens, queries, lengths)
     what = sight(rule, num_tokens, queries, lengths, q.device)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if distance is not None:
+        kind = torch.promote_types(q.dtype, torch.float32)
+        distance = distance.counted(q.shape[2], q.shape[1], key.shape[1], q.shape[0], kind)
     name = choose(backend, BACKENDS, q)
     if name == "triton":
         from megakernels.pyramid_attention.triton import attend
@@ -57,7 +62,7 @@ def pyramid_attention(
         from megakernels.pyramid_attention.flex import attend
     else:
         attend = reference.attend if name == "reference" else chunked.attend
-    return attend(q, key, value, what, scale)
+    return attend(q, key, value, what, scale, distance)
 
 
 def _check(

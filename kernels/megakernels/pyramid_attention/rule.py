@@ -12,15 +12,22 @@ that through level 2, the oldest through the highest level. The borders a_1 >= a
 reaches beyond n, because no border does. A token at position t has read t + 1 tokens; a summary stands for its last
 child, so that of level l and index i has read (i + 1) K^l.
 
-Within each level what a query sees is one run of neighbours, and that is all a kernel has to know. Slots, if there are
-any, are one more level that every query sees whole; they stand for no token. Edges drawn at random are not offered:
-neighbours would no longer see the same rows, so a block of queries would read all there are.
+Within each level what a query sees is one run of neighbours, and that is all a kernel has to know. Three things may be
+seen besides, each as a further run, none by default:
+
+    slots      rows that stand for no token; every query sees them all
+    edges      summaries of level 1 within [0, a_2), where only higher ones are seen otherwise, drawn at random: edge e
+               of E is node e s + floor(u_e s), with s = a_2 / K // E and u_e drawn once. So queries between two
+               borders, K^2 of them, share their edges, none is drawn twice, and along a level no edge ever goes back
+    overshoot  the summary of the block that a query stands in, which knows up to K - 1 tokens that come after it:
+               not causal any more, for looking at what summaries tell, never for a language model's loss
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from torch import Tensor
@@ -40,12 +47,24 @@ class Pyramid:
     """S_1, S_2, ...: tokens that the levels below the highest stand for, at least."""
     slots: int = 0
     """Rows that stand for no token and that every query sees, learnt vectors say."""
+    edges: int = 0
+    """Summaries of level 1 that a query sees besides, where it is shown only higher ones."""
+    seed: int = 0
+    """What the edges are drawn from."""
+    overshoot: bool = False
+    """Let a query see the summary of its own block, and so what comes after it."""
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.block < 2 or min((self.slots, *self.spans)) < 0:
+        if self.window < 1 or self.block < 2 or min((self.slots, self.edges, *self.spans)) < 0:
             raise KernelShapeError(
-                "a pyramid needs window >= 1, block >= 2, spans and slots >= 0, got "
-                f"{self.window}, {self.block}, {self.spans} and {self.slots}; the usual ones are 256, 32, (8192,) and 0"
+                "a pyramid needs window >= 1, block >= 2, spans, slots and edges >= 0, got "
+                f"{self.window}, {self.block}, {self.spans}, {self.slots} and {self.edges}; the usual ones are "
+                "256, 32, (8192,), 0 and 0"
+            )
+        if self.edges and not self.spans:
+            raise KernelShapeError(
+                f"edges lead to level 1 where only higher levels are seen, a pyramid with edges = {self.edges} and no "
+                "spans has none higher; give spans, or edges = 0"
             )
 
     @property
@@ -61,6 +80,11 @@ class Pyramid:
         """Rows of packed keys: tokens, summaries of each level, and last the slots."""
         return [*self.count(num_tokens), self.slots]
 
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Of which rows each run of a query is, as an index into `rows`: every level, the slots, edges, overshoot."""
+        return (*range(self.levels + 2), *(1,) * (self.edges + self.overshoot))
+
     def borders(self, read: Tensor) -> list[Tensor]:
         """a_0 = n, a_1, ..., a_L and 0, each int64 like `read`, for queries that have read n tokens."""
         found, before = [read], read
@@ -70,19 +94,32 @@ class Pyramid:
             found.append(before)
         return [*found, torch.zeros_like(read)]
 
-    def runs(self, read: Tensor) -> Tensor:
-        """First and one past the last node that a query sees in each level, int64 (..., L + 2, 2), of `read` (...).
+    def runs(self, read: Tensor, known: Tensor | int | None = None) -> Tensor:
+        """First and one past the last node that a query sees in each column, int64 (..., C, 2), of `read` (...).
 
-        The last are the slots. A query that has read nothing sees nothing, no slots either.
+        `known`: tokens that there are, those that were read unless given; only overshoot asks. A query that has read
+        nothing sees nothing, no slots either.
         """
+        known = read if known is None else torch.as_tensor(known, device=read.device)
+        read, known = torch.broadcast_tensors(read, known)
         borders = self.borders(read)
-        rows = []
-        for level in range(self.levels + 1):
-            width = self.block**level
-            rows.append(torch.stack((borders[level + 1] // width, borders[level] // width), dim=-1))
-        slots = (read > 0) * self.slots
-        rows.append(torch.stack((torch.zeros_like(slots), slots), dim=-1))
-        return torch.stack(rows, dim=-2)
+        rows = [
+            (borders[level + 1] // self.block**level, borders[level] // self.block**level)
+            for level in range(self.levels + 1)
+        ]
+        rows.append((torch.zeros_like(read), (read > 0) * self.slots))
+        rows += self._edges(borders[2] // self.block) if self.edges else []
+        if self.overshoot:
+            own, whole = read // self.block, known // self.block
+            unfinished = (read % self.block > 0).long()
+            rows.append((own.minimum(whole), (own + unfinished).minimum(whole)))
+        return torch.stack([torch.stack(run, dim=-1) for run in rows], dim=-2)
+
+    def _edges(self, far: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """A run of one node for each edge into the first `far` (...) of level 1; empty where those are fewer."""
+        draws, step = Random(self.seed), far // self.edges
+        nodes = [edge * step + (step * draws.random()).long() for edge in range(self.edges)]
+        return [(node, node + (step > 0)) for node in nodes]
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,17 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """Keys of all levels stand packed, tokens first and slots last; a query sees one run of rows of each level."""
+    """Keys of all levels stand packed, tokens first and slots last; a query sees one run of rows in each column."""
 
     runs: Tensor
-    """int64 (B or 1, T, L + 2, 2): first and one past the last row; equal where a query sees none."""
+    """int64 (B or 1, T, C, 2): first and one past the last row; equal where a query sees none. No row is in two."""
     ordered: Tensor
-    """int64 (T, L + 2, 2): the same before anything was taken away for being beyond a row's length. Within a run of
-    queries neither column ever falls."""
+    """int64 (T, C, 2): the same before anything was taken away for being beyond a row's length. Within a run of
+    queries neither number ever falls."""
     levels: tuple[int, ...]
     """How many rows each level has, the slots too."""
+    columns: tuple[int, ...]
+    """Of which level the runs of each column are."""
     asked: tuple[int, ...]
     """How many queries each run has."""
     worked_out: dict[Hashable, Any] = field(default_factory=dict)
@@ -52,15 +54,24 @@ def sight(
     shared = _sight(rule, num_tokens, tuple(queries), device)
     if lengths is None:
         return shared
-    beyond = read_by(queries, rule, device)[None] > lengths.to(device)[:, None]
-    runs = shared.runs.expand(len(lengths), -1, -1, -1).masked_fill(beyond[..., None, None], 0)
-    return Sight(runs, shared.ordered, shared.levels, shared.asked)
+    read, lengths = read_by(queries, rule, device)[None], lengths.to(device)[:, None]
+    runs = shared.runs.expand(len(lengths), -1, -1, -1)
+    if rule.overshoot:
+        runs = rule.runs(read, lengths) + _first_rows(rule, num_tokens, device)
+    runs = runs.masked_fill((read > lengths)[..., None, None], 0)
+    return Sight(runs, shared.ordered, shared.levels, shared.columns, shared.asked)
+
+
+def _first_rows(rule: Pyramid, num_tokens: int, device: torch.device) -> Tensor:
+    """The row with which the level of each column begins, int64 (C, 1)."""
+    levels = rule.rows(num_tokens)
+    return torch.tensor([sum(levels[:level]) for level in rule.columns], device=device)[:, None]
 
 
 @lru_cache(maxsize=KEPT)
 def _sight(rule: Pyramid, num_tokens: int, queries: tuple[Queries, ...], device: torch.device) -> Sight:
     with torch.inference_mode(False):  # as above
-        levels = rule.rows(num_tokens)
-        first_row = torch.tensor([sum(levels[:level]) for level in range(len(levels))], device=device)
-        ordered = rule.runs(read_by(queries, rule, device)) + first_row[:, None]
-        return Sight(ordered[None], ordered, tuple(levels), tuple(run.count for run in queries))
+        runs = rule.runs(read_by(queries, rule, device), num_tokens)
+        ordered = runs + _first_rows(rule, num_tokens, device)
+        asked = tuple(run.count for run in queries)
+        return Sight(ordered[None], ordered, tuple(rule.rows(num_tokens)), rule.columns, asked)
