@@ -31,13 +31,16 @@ __all__ = ["GPT", "NO_TOKEN", "GPTConfig", "KVCache"]
 
 
 class GPT(nn.Module):
-    """embed(ids) -> forward(embeddings, positions) -> unembed(hidden). A `BaseModel`."""
+    """embed(ids) -> forward(embeddings, positions) -> unembed(hidden). A `BaseModel`.
 
-    def __init__(self, config: GPTConfig):
+    `window`: entries that every layer sees before its own, in place of what the pattern says.
+    """
+
+    def __init__(self, config: GPTConfig, window: int | None = None):
         super().__init__()
         self.config = config
         self.dialect = dialect = DIALECTS.get(config.dialect)
-        self.windows = config.windows
+        self.windows = config.windows if window is None else (window,) * config.n_layer
         self._lengths = set(self.windows)
         layers, kv_width, rows = config.n_layer, config.n_kv_head * config.head_dim, config.vocab_rows
         self._has_values = [

@@ -8,7 +8,7 @@ weight of a matrix and token for forward and backward, and twelve per head dimen
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -85,8 +85,16 @@ def model_size(config: GPTConfig) -> ModelSize:
         counts[parameter_kind(name)] += parameter.numel()
     full = config.sequence_len
     seen = sum(full if window is None else min(window, full) for window in config.windows)
-    multiplied = counts["matrices"] + counts["head"]
-    return ModelSize(**counts, flops_per_token=6.0 * multiplied + 12.0 * config.n_embd * seen)
+    size = ModelSize(**counts, flops_per_token=0.0)
+    return replace(size, flops_per_token=flops_per_token(size, config.n_embd, seen))
+
+
+def flops_per_token(size: ModelSize, width: int, seen: float, rows: float = 1.0) -> float:
+    """Arithmetic of a token, forward and backward, where a row sees `seen` keys, summed over the layers.
+
+    `rows`: how many go through the layers for each token that is predicted; more than one where summaries do too.
+    """
+    return 6.0 * (size.matrices * rows + size.head) + 12.0 * width * seen * rows
 
 
 def parameter_kind(name: str) -> str:

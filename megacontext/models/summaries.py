@@ -4,7 +4,10 @@ A summary stands where its children stand on average; how uncertain that is foll
 variance, so that over tokens one apart a summary of w of them has (w^2 - 1) / 12. How much of that counts is learnt:
 the variance's scale begins at 1.
 
-Deliberately knows nothing of attention, or of which query sees which summary.
+Beside them may stand slots (persistent memory, Sukhbaatar et al. 2019): keys and values of each layer that are learnt
+and belong to no entry. They stand where the context begins.
+
+Deliberately knows nothing of which query sees which summary.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from megacontext.attention.rotary import rotate
 from megacontext.gistnet.gist import GistNet
+from megacontext.models.pointwise import rms_norm
 
 
 class Level(NamedTuple):
@@ -28,12 +33,26 @@ class Level(NamedTuple):
     """float64 (B or 1, n), in tokens squared; 0 for what is no span."""
 
 
-class Summaries(nn.Module):
-    """Children to parents, and the scale of a span's uncertainty."""
+class Slots(nn.Module):
+    """Learnt keys and values. They begin with keys at random and values of zero, as a place to look at nothing."""
 
-    def __init__(self, gistnet: GistNet, *, uncertain: bool):
+    def __init__(self, layers: int, slots: int, heads: int, width: int):
         super().__init__()
-        self.gistnet = gistnet
+        self.keys = nn.Parameter(torch.randn(layers, slots, heads, width))
+        self.values = nn.Parameter(torch.zeros(layers, slots, heads, width))
+
+    def of_layer(self, layer: int, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values (B or 1, slots, Hkv, D) of a layer, turned to where `tables` (B or 1, 1, 1, D/2) say."""
+        keys = rms_norm(self.keys[layer]).expand(len(tables[0]), -1, -1, -1)
+        return rotate(keys, tables), self.values[layer][None]
+
+
+class Summaries(nn.Module):
+    """All that a pyramid adds to a model: children to parents, the scale of a span's uncertainty, and slots."""
+
+    def __init__(self, gistnet: GistNet, *, uncertain: bool, slots: Slots | None = None):
+        super().__init__()
+        self.gistnet, self.slots = gistnet, slots
         self.log_variance_scale = nn.Parameter(torch.zeros(1)) if uncertain else None
 
     @property

@@ -1,5 +1,7 @@
 """A GPT that reads its context through a pyramid: causal, cached as read at once, and plain where nothing is far."""
 
+import dataclasses
+
 import pytest
 import torch
 from toys import K, model_config, stir
@@ -16,6 +18,18 @@ from megakernels.gaussian_rope import gaussian_rope
 
 W = 150
 NEAR = PyramidConfig(window=12, block=4, spans=(24,))
+# What may be added to the usual pyramid, each by itself and together.
+ADDED = {
+    "slots": {"slots": 2},
+    "edges": {"edges": 2},
+    "alibi": {"alibi": True},
+    "logarithm": {"positions": "log-distance", "rotary": "none"},
+    "most": {"slots": 2, "edges": 2, "alibi": True, "positions": "context"},
+}
+
+
+def near(**changes):
+    return dataclasses.replace(NEAR, **changes)
 
 
 def build(config=NEAR, dialect="current", **changes):
@@ -45,9 +59,9 @@ def logits(model, ids, embeddings=None, positions=None):
     return model.unembed(model(embeddings, positions, ids=ids))
 
 
-@pytest.mark.parametrize("rotary", ["gaussian", "plain", "none"])
-def test_no_later_token_changes_an_earlier_logit(rotary):
-    model, ids = build(PyramidConfig(window=12, block=4, spans=(24,), rotary=rotary)), drawn()
+@pytest.mark.parametrize("changes", [{"rotary": "plain"}, {"rotary": "none"}, {}, *ADDED.values()], ids=str)
+def test_no_later_token_changes_an_earlier_logit(changes):
+    model, ids = build(near(**changes)), drawn()
     before = logits(model, ids)
     for changed in (0, 3, 4, 15, 16, 63, 64, 149):
         other = ids.clone()
@@ -78,6 +92,42 @@ def test_reading_on_behind_a_cache_gives_what_reading_at_once_gives(model, piece
             positions = torch.arange(span.start, span.stop)[None]
             found.append(model.unembed(model(embeddings[:, span], positions, ids=ids[:, span], cache=cache)))
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("added", ADDED)
+def test_what_is_added_has_a_say_and_is_cached_as_it_is_read(added):
+    model, ids = build(near(**ADDED[added])), drawn(batch=2)
+    expected, cache, found = logits(model, ids), model.reserve(2, W + 3), []
+    assert not torch.allclose(expected, logits(build(), ids), atol=1e-3)
+    with torch.inference_mode():
+        for piece in (17, 1, 1, 64, W - 83):
+            span = slice(cache.length, cache.length + piece)
+            positions = torch.arange(span.start, span.stop)[None]
+            embeddings = model.embed(ids[:, span])
+            found.append(model.unembed(model(embeddings, positions, ids=ids[:, span], cache=cache)))
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("added", ADDED)
+def test_what_is_added_knows_distances_and_no_places(added):
+    model, ids = build(near(**ADDED[added])), drawn()
+    far = torch.arange(W)[None] + 123_456.5
+    torch.testing.assert_close(logits(model, ids, positions=far), logits(model, ids), atol=2e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_overshoot_is_warned_of_sees_the_block_that_is_being_read_and_has_no_cache():
+    with pytest.warns(UserWarning, match="depends on up to 3 later entries"):
+        loose = build(near(overshoot=True))
+    ids = drawn()
+    for changed in (3, 30, 143, 149):
+        other = ids.clone()
+        other[0, changed] = (other[0, changed] + 1) % 600
+        moved = (logits(loose, other) != logits(loose, ids)).any(dim=-1)[0].nonzero().flatten()
+        # The last two of 150 tokens have no summary yet; all others are known from the beginning of their block.
+        assert moved[0] == (changed // 4 * 4 if changed < 148 else changed)
+    with pytest.raises(ConfigError, match=r"pyramid\.overshoot must be false with it"):
+        loose.reserve(1, 8)
 
 
 @torch.inference_mode()
@@ -157,6 +207,12 @@ def test_it_offers_what_a_base_model_must(model):
 def test_what_cannot_be_is_refused(model):
     with pytest.raises(ConfigError, match="a pyramid needs window >= 1"):
         PyramidConfig(window=0)
+    with pytest.raises(ConfigError, match=r"edges need spans, .* got 0, 1 and spans \(\)"):
+        PyramidConfig(spans=(), edges=1)
+    with pytest.raises(
+        ConfigError, match="rotary must be \"none\" and alibi false, got 'gaussian' and False"
+    ):
+        PyramidConfig(positions="log-distance")
     with pytest.raises(ConfigError, match="it reads 8"):
         PyramidGPT(model.gpt, GistNet(GistNetConfig(heads=2), width=32, block_size=K), NEAR)
     with pytest.raises(ConfigError, match="window_pattern must be L, got 'SL'"):

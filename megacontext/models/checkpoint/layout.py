@@ -23,6 +23,9 @@ PHASE_FOLDERS: dict[str, str] = {
     "rl": "chatrl_checkpoints",
 }
 
+ATTENTION = "attention"
+"""Key of the meta that says how our run attended; nanochat, whose layers see all, has none and reads none."""
+
 
 def base_dir() -> Path:
     """The root of all that nanochat keeps: NANOCHAT_BASE_DIR, or ~/.cache/nanochat."""

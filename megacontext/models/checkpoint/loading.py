@@ -19,7 +19,7 @@ from torch import Tensor
 from megacontext.config import from_mapping
 from megacontext.errors import CheckpointError, ConfigError
 from megacontext.models.checkpoint.detection import detect_dialect
-from megacontext.models.checkpoint.layout import last_step, meta_file, model_file, steps
+from megacontext.models.checkpoint.layout import ATTENTION, last_step, meta_file, model_file, steps
 from megacontext.models.checkpoint.upgrades import upgrade
 from megacontext.models.gpt import GPT, GPTConfig
 
@@ -60,6 +60,12 @@ def load_checkpoint(
             f"a step must have its weights in {folder}, {path.name} is not there; steps there are: {there}"
         )
     meta = _read_meta(meta_file(folder, step))
+    if meta.get(ATTENTION, "full") != "full":
+        raise CheckpointError(
+            f"a checkpoint in nanochat's layout is read with every layer seeing all, {folder} was trained with "
+            f"attention = {meta[ATTENTION]!r} and would read otherwise than it learnt; take the run's own states "
+            '(--resume), or train one with attention = "full"'
+        )
     state, taken = upgrade(_read_weights(path))
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     vocab_size = meta["model_config"].get("vocab_size", 0)

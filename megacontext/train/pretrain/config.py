@@ -105,8 +105,9 @@ class PretrainConfig:
     trainer: Literal["pretrain"] = "pretrain"
     mega: bool = False
     """Read some blocks as gists, and train GistNet with the base. All else is the same, the order of tokens too."""
-    attention: Literal["full", "pyramid"] = "full"
-    """Every layer sees all (or its window), or detail falls with distance, by summaries that a GistNet makes."""
+    attention: Literal["full", "window", "pyramid"] = "full"
+    """Every layer sees all (or what the model's pattern says); or detail falls with distance, by summaries that a
+    GistNet makes; or, to tell what these are good for, a sliding window of as many keys as the pyramid has."""
     seed: int = 42
     device: str = ""
     """cuda, cpu or mps; empty = the best that is there."""
@@ -126,7 +127,7 @@ class PretrainConfig:
     folding: FoldingConfig = field(default_factory=FoldingConfig)
     """Read only where `mega` is true."""
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
-    """Read only where attention is a pyramid."""
+    """Read only where attention is a pyramid, or a window of its cost."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -140,9 +141,9 @@ class PretrainConfig:
             )
         if self.mega:
             self.folding.check(self.model.sequence_len)
-        if self.attention == "pyramid" and "S" in self.model.window_pattern:
+        if self.attention != "full" and "S" in self.model.window_pattern:
             raise ConfigError(
-                "a pyramid is what every layer sees, model.window_pattern must be L with it, got "
+                f"a {self.attention} is what every layer sees, model.window_pattern must be L with it, got "
                 f"{self.model.window_pattern!r}; leave it out"
             )
         if self.attention == "pyramid" and self.gistnet.slots > 1:
@@ -154,3 +155,15 @@ class PretrainConfig:
                 "one net makes gists and summaries, folding.block_size and pyramid.block must be equal, got "
                 f"{self.folding.block_size} and {self.pyramid.block}; change one"
             )
+
+    @property
+    def window(self) -> int | None:
+        """Entries before its own that every layer sees where attention is a window of the pyramid's cost; else None."""
+        if self.attention != "window":
+            return None
+        return self.pyramid.equal_window(self.model.sequence_len) - 1
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether what is predicted depends on nothing that follows, as of a language model."""
+        return self.attention != "pyramid" or not self.pyramid.overshoot

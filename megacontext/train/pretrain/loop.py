@@ -15,7 +15,7 @@ from typing import Any
 
 from megacontext.config import to_mapping
 from megacontext.corpus.shards import open_corpus
-from megacontext.models.checkpoint import save_checkpoint, save_tokenizer
+from megacontext.models.checkpoint import ATTENTION, save_checkpoint, save_tokenizer
 from megacontext.progress import Progress
 from megacontext.runtime.generation import generate
 from megacontext.runtime.run import RunFolder
@@ -168,7 +168,7 @@ class _Loop:
 
     def _sample(self) -> None:
         """How the model goes on from a few beginnings; in run.json, for whoever looks at the run."""
-        if self.to.run is None:
+        if self.to.run is None or not self.trainer.config.is_causal:
             return
         trainer, tokenizer = self.trainer, self.trainer.tokenizer
         trainer.model.eval()
@@ -199,12 +199,16 @@ class _Loop:
         self.trainer.world.wait()
 
     def _finish(self) -> None:
-        """The checkpoint and the vocabulary as nanochat keeps them: the base alone, which nanochat reads in full."""
+        """The checkpoint and the vocabulary as nanochat keeps them: the base alone, which nanochat reads in full.
+
+        What it was trained to read otherwise is said in the meta, and `load_checkpoint` refuses it.
+        """
         if self.to.run is None:
             return
         trainer, config, place = self.trainer, self.trainer.config, self.trainer.reader.place
         meta = {
             "val_bpb": self.bits_per_byte,
+            ATTENTION: config.attention,
             "user_config": self.to.told,
             "device_batch_size": config.batch.device_batch_size,
             "max_seq_len": config.model.sequence_len,
@@ -225,6 +229,8 @@ class _Loop:
         told: dict[str, Any] = {}
         if self.trainer.config.measure.trigram:
             told["trigram_bits_per_byte"] = self.trainer.trigram().bits_per_byte
+        if not self.trainer.config.is_causal:
+            told["causal"] = False  # its losses are no language model's
         return told | {
             "steps": self.trainer.step,
             "tokens": self.trainer.step * self.plan.batch_tokens,

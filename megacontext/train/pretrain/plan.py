@@ -8,12 +8,15 @@ and fragmentation, which a tenth covers in practice.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from megacontext.errors import ConfigError
+from megacontext.gistnet.gist import GistNet
 from megacontext.models.gpt import GPTConfig
-from megacontext.models.scaling import ModelSize, model_size, shape_of_depth
+from megacontext.models.scaling import ModelSize, flops_per_token, model_size, shape_of_depth
 from megacontext.train.pretrain.config import HorizonConfig, PretrainConfig
 
 _BATCH_EXPONENT = 0.383
@@ -56,7 +59,7 @@ class Plan:
 
 def plan(config: PretrainConfig, devices: int) -> Plan:
     """The plan of `config` on so many devices. Raises ConfigError where steps cannot be made of whole batches."""
-    size = model_size(config.model)
+    size = run_size(config)
     tokens = wanted_tokens(config.horizon, size)
     batch = config.batch.total_batch_size
     if batch == -1:
@@ -87,6 +90,35 @@ def plan(config: PretrainConfig, devices: int) -> Plan:
         activations_gib=_activation_bytes(config) / _GIB,
         devices=devices,
     )
+
+
+def run_size(config: PretrainConfig) -> ModelSize:
+    """Size of the base, with the arithmetic of the attention that it is trained with.
+
+    A query counts with all that it sees at the end of a row, as full attention is counted too. A pyramid's summaries
+    are rows of every layer, and making one takes GistNet's weights once for each child.
+    """
+    size, model = model_size(config.model), config.model
+    if config.window is not None:
+        seen = model.n_layer * (config.window + 1)
+        return replace(size, flops_per_token=flops_per_token(size, model.n_embd, seen))
+    if config.attention != "pyramid":
+        return size
+    with torch.device("meta"):
+        net = GistNet(config.gistnet, width=model.n_embd, block_size=config.pyramid.block)
+    made = summaries_per_token(config)
+    flops = flops_per_token(
+        size, model.n_embd, model.n_layer * config.pyramid.most_seen(model.sequence_len), 1 + made
+    )
+    weights = sum(one.numel() for one in net.parameters())
+    return replace(size, flops_per_token=flops + 6.0 * weights * config.pyramid.block * made)
+
+
+def summaries_per_token(config: PretrainConfig) -> float:
+    """Summaries that a row of the run has for each of its tokens; 0 without a pyramid."""
+    if config.attention != "pyramid":
+        return 0.0
+    return sum(config.pyramid.rule.count(config.model.sequence_len)[1:]) / config.model.sequence_len
 
 
 def wanted_tokens(horizon: HorizonConfig, size: ModelSize) -> float:
@@ -139,5 +171,5 @@ def _activation_bytes(config: PretrainConfig) -> float:
     bytes_a_number = (
         2 if config.precision == "bf16" or (config.precision == "auto" and config.device != "cpu") else 4
     )
-    layers = 20 * model.n_embd * model.n_layer * bytes_a_number
+    layers = 20 * model.n_embd * model.n_layer * bytes_a_number * (1 + summaries_per_token(config))
     return float(tokens * (layers + 2 * 4 * model.vocab_size))

@@ -83,22 +83,22 @@ class Trainer:
     ):
         self.config, self.plan, self.world, self.tokenizer = config, plan, world, tokenizer
         generator = torch.Generator().manual_seed(config.seed)
-        self.base = GPT(config.model)
+        self.base = GPT(config.model, config.window)
         initialise(self.base, generator)
         has_pyramid = config.attention == "pyramid"
         self.gistnet: GistNet | None = None
-        if config.mega or has_pyramid:
-            # Beside the run's own generator: GistNet must not change what the base begins with.
-            with torch.random.fork_rng():
-                torch.manual_seed(config.seed)
-                block_size = config.pyramid.block if has_pyramid else config.folding.block_size
-                self.gistnet = GistNet(config.gistnet, width=config.model.n_embd, block_size=block_size)
         self.summaries: Summaries | None = None
         self.model: GPT | PyramidGPT = self.base
         """What reads: the base, or the base with a pyramid."""
-        if has_pyramid:
-            self.model = PyramidGPT(self.base, self.gistnet, config.pyramid)
-            self.summaries = self.model.summaries
+        # Beside the run's own generator: what is added must not change what the base begins with.
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            if config.mega or has_pyramid:
+                block_size = config.pyramid.block if has_pyramid else config.folding.block_size
+                self.gistnet = GistNet(config.gistnet, width=config.model.n_embd, block_size=block_size)
+            if has_pyramid:
+                self.model = PyramidGPT(self.base, self.gistnet, config.pyramid)
+                self.summaries = self.model.summaries
         folds_by = self.gistnet if config.mega else None
         self._objective = NextTokenLoss(self.model, folds_by).to(world.device)
         beside = self.summaries or self.gistnet
