@@ -4,16 +4,12 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="01 · First light")
 
 with app.setup:
-    import tempfile
-    from pathlib import Path
-
     import marimo as mo
     import polars as pl
 
     from megacontext.config import load_recipe
     from megacontext.evals.first_light import ARMS, FirstLightConfig, prepare, run_first_light
-    from megacontext.runtime.run import RunFolder
-    from workbench.notebook import arguments, offline
+    from workbench.notebook import arguments, kept, offline, sent, shown
     from workbench.plots import accuracy_bars, accuracy_by_depth, context_lens, lens_scores
     from workbench.stores.run import RunStore
 
@@ -39,7 +35,9 @@ def opening():
 
 @app.cell
 def controls():
-    default = arguments(budget=256, facts=24, tokens=16_384, seed=0, scorer="lensnet")
+    default = arguments(
+        dict(tokens=6144, facts=12), budget=256, facts=24, tokens=16_384, seed=0, scorer="lensnet"
+    )
     form = (
         mo.md(
             """
@@ -63,9 +61,7 @@ def controls():
 
 @app.cell
 def evaluation(default, form):
-    # Interactively nothing slow runs before the form is sent; a script or an export takes the defaults.
-    mo.stop(form.value is None and mo.app_meta().request is not None, mo.md("*Send the form to begin.*"))
-    asked = form.value or default
+    asked = sent(form, default)
     config = load_recipe(
         FirstLightConfig,
         "demo",
@@ -78,35 +74,28 @@ def evaluation(default, form):
             ],
         },
     )
-    runs = Path(str(mo.cli_args().get("runs") or tempfile.mkdtemp(prefix="first-light-")))
     with mo.status.spinner("planting, reading, focusing, answering"):
-        prepared = prepare(config)
-        with RunFolder.create(runs, None, config, kind="first-light", seed=config.seed) as folder:
-            results = run_first_light(prepared, folder)
-    store = RunStore(folder.path)
+        run = kept(__file__, config, lambda run: run_first_light(prepare(config), run), config.seed)
+        store = RunStore(run)
+    results = store.results
     return asked, config, results, store
 
 
 @app.cell
 def table(results):
-    shown = pl.DataFrame(results["rows"]).select(
+    arms = pl.DataFrame(results["rows"]).select(
         "arm",
         "n",
         "accuracy",
         "low",
         "high",
-        "of_oracle",
-        "plain_accuracy",
-        "superseded_accuracy",
-        "hit_rate",
-        "cost_positions_mean",
+        pl.col("of_oracle").alias("of oracle"),
+        pl.col("plain_accuracy").alias("plain facts"),
+        pl.col("superseded_accuracy").alias("superseded"),
+        pl.col("hit_rate").alias("needed block read"),
+        pl.col("cost_positions_mean").alias("positions"),
     )
-    mo.vstack(
-        [
-            mo.md("## The arms at equal budget"),
-            mo.ui.table(shown, selection=None, show_column_summaries=False),
-        ]
-    )
+    mo.vstack([mo.md("## The arms at equal budget"), shown(arms)])
     return
 
 
@@ -146,14 +135,17 @@ def answer(asked, config, results):
         **{mine["accuracy"]:.0%}** of {mine["n"]} questions (95 %: {mine["low"]:.0%} to {mine["high"]:.0%}); the
         oracle {ceiling["accuracy"]:.0%}, the newest blocks {by_arm["recency"]["accuracy"]:.0%}, random blocks
         {by_arm["random"]["accuracy"]:.0%}. Every reading was within the budget: {"yes" if within else "no"}.
+
+        How it is built: the vault's note
+        [Focus and the runtime loop](../obsidian/Focus%20and%20the%20runtime%20loop.md).
         """
     )
     return by_arm, within
 
 
 @app.cell
-def key_number(asked, by_arm, within):
-    # What the claim stands on; a headless run fails here if it no longer holds.
+def test_the_claim_holds(asked, by_arm, within):
+    # What the claim stands on; a run without a browser fails here if it no longer holds, and pytest collects it.
     assert within, "a reading cost more positions than the budget"
     if asked["scorer"] in ("lensnet", "lensnet+bm25", "bm25"):
         assert by_arm[asked["scorer"]]["accuracy"] >= by_arm["recency"]["accuracy"] + 0.2, by_arm

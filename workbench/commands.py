@@ -120,15 +120,43 @@ class EvalLanguage(eval_language.EvalLanguage):
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html of a run: one file that opens from disk, without a network."""
+    """Write the report of a run or of a notebook, or a site of all: HTML that opens from disk, without a network."""
 
-    run_folder: Annotated[Path, tyro.conf.Positional]
-    """The folder of the run, e.g. runs/demo"""
+    what: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN|NOTEBOOK]")] = None
+    """The folder of a run, e.g. runs/demo, or a notebook by number, name or file, e.g. 02"""
+    site: Path | None = None
+    """Write the reports of all runs in --runs and of all notebooks into this folder, with an index."""
+    runs: Path = Path("runs")
+    """Folder that holds the runs."""
+    out: Path = Path("reports")
+    """Folder for the report of a notebook; that of a run lies in the run."""
+    tiny: bool = False
+    """Notebooks at their smallest size."""
+    jobs: int = 0
+    """Notebooks at work at once, on a core each; 0 = as many as there are cores."""
     json: bool = False
     """Print the path as JSON."""
 
     def run(self) -> int:
-        path = write_report(self.run_folder)
+        if (self.what is None) == (self.site is None):
+            raise ConfigError(
+                f"a report is of one run or notebook, or a --site of all, got {self.what or 'neither'}"
+                f"{' and --site' if self.site else ''}; name one of them"
+            )
+        if self.site is not None:
+            from workbench.site import write_site
+
+            return self._told(write_site(self.site, self.runs, tiny=self.tiny, jobs=self.jobs))
+        if Path(self.what or "").is_dir():
+            return self._told(write_report(Path(self.what or "")))
+        from workbench.notebook_commands import Export
+
+        told = Export(
+            (self.what or "",), runs=self.runs, out=self.out, tiny=self.tiny, jobs=self.jobs, json=self.json
+        )
+        return told.run()
+
+    def _told(self, path: Path) -> int:
         answer({"report": str(path)}, self.json, lambda: print(path))
         return 0
 

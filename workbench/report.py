@@ -1,31 +1,24 @@
-"""The report of a run: one HTML file that opens from disk, years later and without a network.
+"""The report of a run: one sheet, whose figures, tables and sentences come from the same store and plots as the pages.
 
-Figures, tables and sentences come from the same store and the same plots as the pages. BokehJS is written into the
-file once; fonts are those of the reader's system; light and dark follow the reader's setting. Two reports of one run
-are equal byte for byte. Text of the run is untrusted: the template escapes everything that is not a fragment of
-`workbench.text` or a plot.
+Two reports of one run are equal byte for byte.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import holoviews as hv
-import jinja2
 import polars as pl
-from bokeh.embed import components
-from bokeh.resources import Resources
 from markupsafe import Markup
 
 from workbench import plots
 from workbench.conclusions import group_subtitle, headline, key_figures, results_table
-from workbench.palette import BAD, DARK, FONT, GOOD, LIGHT, MONOSPACE, SERIES
+from workbench.palette import SERIES
 from workbench.plots.curves import panel_series
+from workbench.sheet import sheet, write_whole
 from workbench.state import PREFERRED_ARMS
 from workbench.stores.run import RunStore, group_of
 from workbench.text import (
@@ -60,14 +53,7 @@ class Example:
 def write_report(run_folder: str | Path) -> Path:
     """Write report.html into a run folder, whole or not at all; its path. Raises ConfigError for no run."""
     store = RunStore(run_folder)
-    path = store.path / FILE_NAME
-    aside = path.with_name(f".{FILE_NAME}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(render(store), encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    return write_whole(store.path / FILE_NAME, render(store))
 
 
 def render(store: RunStore) -> str:
@@ -86,16 +72,8 @@ def render(store: RunStore) -> str:
         "ingest": ingest_table(store),
         "environment": environment(store),
         "recipe": plain(store.recipe_text, 50_000),
-        "colours": {"light": LIGHT, "dark": DARK, "good": GOOD, "bad": BAD},
-        "font": Markup(FONT),
-        "monospace": Markup(MONOSPACE),
     }
-    script, places = _embedded(figures)
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    template = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    ).get_template("report.html.j2")
-    return template.render(page, plot=places, script=script, bokeh=_bokeh_js()) + "\n"
+    return sheet("report.html.j2", page, figures)
 
 
 def examples(store: RunStore) -> list[Example]:
@@ -228,33 +206,3 @@ def _curves(store: RunStore, figures: dict[str, hv.Element]) -> Iterable[dict[st
         if names:
             figures[panel.title] = plots.curves(store.frame(panel.kind), panel, show_legend=False)
             yield {"title": panel.title, "plot": panel.title, "legend": series_legend(names, SERIES)}
-
-
-def _embedded(figures: dict[str, hv.Element]) -> tuple[Markup, dict[str, Markup]]:
-    """One script for all plots, and the place of each; both the same for the same plots."""
-    if not figures:
-        return Markup(""), {}
-    script, places = components({name: hv.render(element) for name, element in figures.items()})
-    renamed = _renamer()
-    # Text of a run reaches the script only inside JSON, where Bokeh escapes "</"; ids are made anew here.
-    return Markup(renamed(script)), {name: Markup(renamed(place)) for name, place in places.items()}
-
-
-def _renamer() -> Any:
-    """Replaces Bokeh's ids, which count on through a process or are random, by numbers in order of appearance."""
-    names: dict[str, str] = {}
-
-    def name(match: re.Match[str]) -> str:
-        return names.setdefault(match[0], f"id{len(names):05d}")
-
-    pattern = re.compile(
-        r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|(?<=\")p\d{4,}(?=\")"
-    )
-    counted = re.compile(r"(?<=\")([A-Z][A-Za-z]+)\d{5}(?=\")")  # names of HoloViews objects
-    return lambda text: counted.sub(r"\1", pattern.sub(name, text))
-
-
-def _bokeh_js() -> Markup:
-    """BokehJS without widgets and tables, which a report does not use."""
-    resources = Resources(mode="inline", components=["bokeh"])
-    return Markup("\n").join(Markup(text) for text in resources.js_raw)

@@ -83,9 +83,7 @@ class RunFolder:
             "heartbeat": _now(),
             "seed": seed,
             "recipe_fingerprint": fingerprint(config),
-            "device": _device(),
-            "versions": {"python": platform.python_version()}
-            | {name: version(name) for name in _REPORTED_PACKAGES},
+            **environment(),
             "message": "",
         }
         return cls(runs / chosen, config, described | about)
@@ -161,9 +159,14 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     os.replace(aside, path)
 
 
+def environment() -> dict[str, Any]:
+    """Device, and the versions that matter, as run.json holds them."""
+    return {
+        "device": f"CPU, {os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in _REPORTED_PACKAGES},
+    }
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _device() -> str:
-    return f"CPU, {os.cpu_count()} cores, {platform.machine()}, {platform.system()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,8 +16,14 @@ class Stop:
 
 @contextmanager
 def graceful() -> Iterator[Stop]:
-    """Take interrupts and requests to end as wishes, until the block is left."""
+    """Take interrupts and requests to end as wishes, until the block is left.
+
+    Signals reach the main thread alone: a training in another one is ended by whoever started it.
+    """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def note(*_: object) -> None:
         stop.wanted = True

@@ -1,0 +1,113 @@
+"""Facts about the notebooks, each at its smallest size: they run, their claims hold, their reports stand alone.
+
+All are exported once, as the command does it; what is slower than that is marked long.
+"""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from workbench.notebook_commands import export_orders
+from workbench.notebook_runner import Outcome, find_notebooks, run_notebooks
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY_NUMBERS = {
+    "01_first_light": r"\{'none': [\d.]+, 'recency': [\d.]+, 'random': [\d.]+, 'lensnet': (1\.0|0\.[5-9]\d*), ",
+    "08_decoding_with_a_memory": r"\{'first': [\d.]+, 'last': (1\.0|0\.[5-9]\d*), 'positions': \d+\}",
+}
+"""What each prints last."""
+NAMES = sorted(KEY_NUMBERS)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """All notebooks' reports, and the runs that they were drawn from."""
+
+    outcomes: dict[str, Outcome]
+    runs: Path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Exported:
+    runs, pages = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("pages")
+    orders = export_orders(find_notebooks(NAMES), pages, ("--tiny", "--runs", str(runs)))
+    return Exported({one.notebook: one for one in run_notebooks(orders, jobs=2)}, runs)
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    given = [str(part) for part in command]
+    return subprocess.run(given, capture_output=True, text=True, timeout=600, cwd=ROOT)
+
+
+def notebook(name: str) -> Path:
+    return ROOT / "notebooks" / f"{name}.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_its_claim_holds(exported: Exported, name: str) -> None:
+    outcome = exported.outcomes[name]
+    assert outcome.state == "done", outcome.message
+    assert re.match(KEY_NUMBERS[name], outcome.said), outcome.said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_its_report_stands_alone_and_says_what_made_it(exported: Exported, name: str) -> None:
+    page = Path(exported.outcomes[name].report or "").read_text(encoding="utf-8")
+    assert "default-src 'none'" in page and "<marimo" not in page
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=\"(?!data:)", page)
+    for part in ("Question.", "Claim.", "Cost.", "What would prove us wrong.", "Answer", "obsidian/"):
+        assert part in page
+    assert "digest of code and data" in page and page.count("data-root-id") >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_it_asks_in_its_title_and_ends_in_tests_of_its_own(name: str) -> None:
+    source = notebook(name).read_text(encoding="utf-8")
+    assert f"# {name[:2]} · " in source
+    assert re.search(r"@app\.cell\ndef test_\w+\(", source)
+
+
+def test_all_pass_marimo_check_and_are_numbered_once():
+    found = sorted((ROOT / "notebooks").glob("*.py"))
+    done = run(sys.executable, "-m", "marimo", "check", "--strict", *found)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len({path.name[:2] for path in found}) == len(found)
+
+
+@pytest.mark.slow
+def test_a_script_takes_its_arguments_and_refuses_what_is_none(exported: Exported) -> None:
+    done = run(sys.executable, notebook("01_first_light"), "--tiny", "--budgets", 3, "--runs", exported.runs)
+    assert done.returncode != 0 and "got --budgets; leave it out" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_script_finds_the_run_that_an_export_has_kept(exported: Exported) -> None:
+    before = set(exported.runs.iterdir())
+    done = run(sys.executable, notebook("01_first_light"), "--", "--tiny", "--runs", exported.runs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(exported.outcomes["01_first_light"].said)
+    assert set(exported.runs.iterdir()) == before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_its_own_tests_pass_under_pytest(name: str) -> None:
+    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", notebook(name))
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_marimo_exports_it_as_a_page_of_its_own(exported: Exported, tmp_path: Path, name: str) -> None:
+    page = tmp_path / "page.html"
+    given = (notebook(name), "-o", page, "-f", "--", "--tiny", "--runs", exported.runs)
+    done = run(sys.executable, "-m", "marimo", "export", "html", *given)
+    assert done.returncode == 0, done.stderr
+    assert "Answer" in page.read_text(encoding="utf-8")
