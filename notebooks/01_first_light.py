@@ -137,7 +137,7 @@ def answer(asked, config, results):
         {by_arm["random"]["accuracy"]:.0%}. Every reading was within the budget: {"yes" if within else "no"}.
 
         How it is built: the vault's note
-        [Focus and the runtime loop](../obsidian/Focus%20and%20the%20runtime%20loop.md).
+        [Focus and the runtime loop](../obsidian/architecture/Focus%20and%20the%20runtime%20loop.md).
         """
     )
     return by_arm, within

@@ -164,7 +164,7 @@ def answer(asked, table):
     After {table["history_tokens"][0]:,} tokens {first:.0%} of the questions about the first pages are answered rightly,
     after {table["history_tokens"][-1]:,} tokens {last:.0%}; no reading had more than {table["most positions"].max()} of
     {asked["budget"]} positions. How it is built: the vault's note
-    [Focus and the runtime loop](../obsidian/Focus%20and%20the%20runtime%20loop.md).
+    [Focus and the runtime loop](../obsidian/architecture/Focus%20and%20the%20runtime%20loop.md).
     """)
     return first, last
 

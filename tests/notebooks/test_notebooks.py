@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -66,10 +67,11 @@ def test_its_report_stands_alone_and_says_what_made_it(exported: Exported, name:
     assert "digest of code and data" in page and page.count("data-root-id") >= 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_it_asks_in_its_title_and_ends_in_tests_of_its_own(name: str) -> None:
+def test_it_is_numbered_links_to_the_vault_and_has_tests_of_its_own(name: str) -> None:
     source = notebook(name).read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(\.\./([^)]+)\)", source)
+    assert linked and all((ROOT / unquote(path)).is_file() for path in linked), linked
     assert f"# {name[:2]} · " in source
     assert re.search(r"@app\.cell\ndef test_\w+\(", source)
 
