@@ -15,7 +15,7 @@ import polars as pl
 
 from megacontext.errors import ConfigError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class Column(NamedTuple):
@@ -60,6 +60,8 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "next_gist_error": Column(
             _FLOAT, "squared error of foretold gists over the spread of the true ones, since version 4"
         ),
+        "next_gist_lod1_error": Column(_FLOAT, "the same of gists of blocks alone, since version 6"),
+        "next_gist_lod2_error": Column(_FLOAT, "the same of gists of gists alone, since version 6"),
         "pooling_error": Column(
             _FLOAT, "mean squared distance of gists to the means of their blocks, since version 4"
         ),
@@ -84,6 +86,21 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "tokens_seen": Column(_INT, "tokens read so far"),
         "bits_per_byte": Column(_FLOAT, "bits per byte of the held-out text", required=True),
         "nats_per_token": Column(_FLOAT, "nats per token of the held-out text"),
+    },
+    # One row per measurement, in training, of what gists are worth on text that is not trained on. Since version 6.
+    "gist_value": {
+        "step": Column(_INT, "optimiser steps done, over all stages", required=True),
+        "wall_s": Column(_FLOAT, "seconds spent in steps since training began"),
+        "tokens_seen": Column(_INT, "positions read so far"),
+        "windows": Column(_INT, "windows of held-out text", required=True),
+        "delta_nll_nats": Column(
+            _FLOAT, "nats a token that it costs to read the distant blocks as gists", required=True
+        ),
+        "delta_nll_se": Column(_FLOAT, "its standard error over windows, nats a token"),
+        "gists_minus_drop_nats": Column(
+            _FLOAT, "nats a token above as many positions of recent tokens", required=True
+        ),
+        "headroom_nats": Column(_FLOAT, "what all distant tokens save over those recent ones, nats a token"),
     },
     # One row per chunk of history that was written into a tree.
     "ingest": {

@@ -105,8 +105,8 @@ class GistPrediction(nn.Module):
         gists: Tensor,
         hidden: Tensor,
         ids: Tensor,
-    ) -> Tensor:
-        """Mean error over the levels that have something to foretell, of hidden states (B, P + near, E).
+    ) -> dict[int, Tensor]:
+        """The error of each level that has something to foretell, of hidden states (B, P + near, E).
 
         LOD2: each coarse gist foretells the next. LOD1: so does each fine gist, the last of them the first raw block,
         and the end of each raw block the next one. Raises ShapeError for gists of more than one vector, and for windows
@@ -128,16 +128,16 @@ class GistPrediction(nn.Module):
         )  # gists of all blocks from the first fine one on
         ends = window.gists + size * torch.arange(1, max(1, whole), device=ids.device) - 1
         behind = torch.cat((hidden[:, coarse : window.gists], hidden[:, ends]), dim=1)
-        errors = []
+        errors = {}
         if coarse > 1:
-            errors.append(self._error(2, hidden[:, : coarse - 1], gists[:, 1:coarse]))
+            errors[2] = self._error(2, hidden[:, : coarse - 1], gists[:, 1:coarse])
         if (targets := fine[:, 1:]).shape[1]:
-            errors.append(self._error(1, behind[:, : targets.shape[1]], targets))
+            errors[1] = self._error(1, behind[:, : targets.shape[1]], targets)
         if not errors:
             raise ShapeError(
                 "a gist is foretold where another one or a raw block follows, this window has neither"
             )
-        return torch.stack(errors).mean()
+        return errors
 
     def _error(self, lod: int, states: Tensor, target: Tensor) -> Tensor:
         return next_gist_error(self.heads[lod - 1](states).flatten(0, 1), target.flatten(0, 1))

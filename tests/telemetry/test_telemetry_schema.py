@@ -59,7 +59,7 @@ def test_a_value_of_another_type_is_refused_by_name(name: str, value: object):
 
 def test_unknown_kind_unknown_column_and_missing_key_are_each_a_sentence():
     with pytest.raises(
-        ConfigError, match="unknown telemetry kind 'answers'; known are train, validation, ingest"
+        ConfigError, match="unknown telemetry kind 'answers'; known are train, validation, gist_value, ingest"
     ):
         checked_row("answers", {})
     with pytest.raises(ConfigError, match="'answer' has no column latency; known are history"):

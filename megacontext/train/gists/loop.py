@@ -58,6 +58,8 @@ _COLUMNS = {
     "teacher": "teacher_divergence_nats",
     "reconstruction": "reconstruction_loss_nats",
     "next_gist": "next_gist_error",
+    "next_gist_lod1": "next_gist_lod1_error",
+    "next_gist_lod2": "next_gist_lod2_error",
     "pooling": "pooling_error",
 }
 """Of telemetry."""
@@ -134,7 +136,7 @@ class GistObjective(nn.Module):
         counted: Tensor,
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """Each weighed loss by its name, in its own unit, over windows `ids` (B, tokens).
+        """Each weighed loss by its name, in its own unit, over windows `ids` (B, tokens), and what it is the mean of.
 
         `counted` bool (B, scored): the scored tokens that `horizon` and `teacher` are of.
         """
@@ -175,7 +177,9 @@ class GistObjective(nn.Module):
                 if teacher is not None:
                     losses["teacher"] = teacher_divergence(logits, teacher)
             if weights.next_gist:
-                losses["next_gist"] = self.prediction(base, net, window, gists, hidden, ids)
+                errors = self.prediction(base, net, window, gists, hidden, ids)
+                losses["next_gist"] = torch.stack(list(errors.values())).mean()
+                losses |= {f"next_gist_lod{lod}": error.detach() for lod, error in errors.items()}
         return losses
 
 
@@ -247,7 +251,9 @@ class _Training:
                 ids, counted = (torch.from_numpy(one) for one in drawn)
                 losses = self.objective(window, stage.weights, ids, counted, self.generator)
                 weights = stage.weights.named()
-                total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+                total = torch.stack(
+                    [weights[name] * loss for name, loss in losses.items() if name in weights]
+                ).sum()
                 if not math.isfinite(total.item()):
                     raise ConfigError(
                         f"{stage.name}'s loss must be finite, got {total.item()} at step {step}; lower its rates"

@@ -7,7 +7,7 @@ bundle like that of `train.tiny`, which every command reads.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from megacontext.train.joint.trainer import Figures, JointTrainer
 from megacontext.train.stopping import Stop, graceful
 
 _LOG_EVERY = 10
+_CURVE_WINDOWS = 16
+"""Of the measurements on the way; those before and after take all."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def train_joint(
     """
     trainer = JointTrainer(config, data.bundle, data.source)
     noted: dict[str, Any] = {} if resume is None else restore_joint_state(trainer, resume)
-    loop = _Loop(trainer, run, noted)
+    loop = _Loop(trainer, data, run, noted)
     with graceful() as stop:
         if "before" not in noted:
             noted["before"] = gist_figures(measured_nats(data.bundle, data.held_out_ids, config.measure))
@@ -92,8 +94,8 @@ def train_joint(
 class _Loop:
     """The steps of a run, with what is told of them."""
 
-    def __init__(self, trainer: JointTrainer, run: RunFolder, noted: dict[str, Any]):
-        self.trainer, self.run, self.noted = trainer, run, noted
+    def __init__(self, trainer: JointTrainer, data: JointData, run: RunFolder, noted: dict[str, Any]):
+        self.trainer, self.data, self.run, self.noted = trainer, data, run, noted
         noted.setdefault("training_s", 0.0)
 
     def go(self, stop: Stop) -> None:
@@ -108,8 +110,12 @@ class _Loop:
                 if trainer.step % _LOG_EVERY == 0 or trainer.step == config.total_steps:
                     self._tell(stage, figures)
                 progress.set(trainer.step, f"{stage} · {_said(figures)}")
-                if stop.wanted or trainer.step in ends or trainer.step % config.measure.save_every == 0:
+                due = trainer.step in ends or trainer.step % config.measure.save_every == 0
+                if due or stop.wanted:
                     save_joint_state(trainer, self.run.path, **self.noted)
+                if due and not stop.wanted:
+                    self._measure()
+                if due or stop.wanted:
                     self.run.flush()
                 if stop.wanted and trainer.step < config.total_steps:
                     raise KeyboardInterrupt
@@ -122,6 +128,24 @@ class _Loop:
             wall_s=self.noted["training_s"],
             tokens_seen=self.trainer.positions_read,
             **figures,
+        )
+
+    def _measure(self) -> None:
+        """What gists are worth by now, on a few windows of the held-out book."""
+        measure = self.trainer.config.measure
+        few = replace(measure, windows=min(measure.windows, _CURVE_WINDOWS))
+        nats = measured_nats(self.data.bundle, self.data.held_out_ids, few, ("full", "gists", "drop"))
+        apart = nats["gists"] - nats["full"]
+        self.run.telemetry.emit(
+            "gist_value",
+            step=self.trainer.step,
+            wall_s=self.noted["training_s"],
+            tokens_seen=self.trainer.positions_read,
+            windows=len(apart),
+            delta_nll_nats=float(apart.mean()),
+            delta_nll_se=float(apart.std(ddof=1) / np.sqrt(len(apart))),
+            gists_minus_drop_nats=float((nats["gists"] - nats["drop"]).mean()),
+            headroom_nats=float((nats["drop"] - nats["full"]).mean()),
         )
 
 

@@ -42,8 +42,10 @@ def window_starts(num_tokens: int, config: MeasureConfig, block_size: int) -> np
     return np.linspace(0, num_tokens - length, min(config.windows, num_tokens // length)).astype(np.int64)
 
 
-def measured_nats(bundle: Bundle, ids: np.ndarray, config: MeasureConfig) -> dict[str, np.ndarray]:
-    """Nats a token of each arm on each window of a text, float64 (n,)."""
+def measured_nats(
+    bundle: Bundle, ids: np.ndarray, config: MeasureConfig, arms: tuple[str, ...] = ARMS
+) -> dict[str, np.ndarray]:
+    """Nats a token of each of `arms` on each window of a text, float64 (n,)."""
     size, distant = bundle.config.block_size, config.distant_blocks
     history = (distant + config.recent_blocks) * size
     starts = window_starts(len(ids), config, size)
@@ -74,9 +76,7 @@ def measured_nats(bundle: Bundle, ids: np.ndarray, config: MeasureConfig) -> dic
             _recent(tree, config.recent_blocks * size, ask) for tree, ask in zip(trees, asks, strict=True)
         ],
     }
-    return {
-        arm: nats_of(own, bundle.base, bundle.config.positions) / config.horizon for arm, own in rows.items()
-    }
+    return {arm: nats_of(rows[arm], bundle.base, bundle.config.positions) / config.horizon for arm in arms}
 
 
 def gist_figures(nats: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -128,7 +128,10 @@ def test_next_gists_are_foretold_from_what_came_before_them(bundle, blocks, coar
     hidden = hidden_behind(bundle.base, shape, "context", gists, ids)
     seen = []
     prediction._error = lambda lod, states, target: seen.append((lod, states, target)) or states.sum()
-    prediction(bundle.base, bundle.gistnet, shape, gists, hidden, ids)
+    errors = prediction(bundle.base, bundle.gistnet, shape, gists, hidden, ids)
+    assert {lod: float(error) for lod, error in errors.items()} == {
+        lod: float(states.sum()) for lod, states, _ in seen
+    }
     for lod, states, target in seen:
         assert states.shape == target.shape
         if lod == 2:
