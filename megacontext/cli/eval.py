@@ -18,6 +18,7 @@ from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.tables import plain_table
 from megacontext.config import from_mapping
 from megacontext.errors import ConfigError
+from megacontext.evals.asking import Aloud
 from megacontext.evals.evaluation import EvalConfig, prepare, run_suite
 from megacontext.evals.focus_audit import check_audit, run_audit
 from megacontext.evals.language_suites import LANGUAGE_SUITES
@@ -67,8 +68,8 @@ class EvalOptions:
     """Tokens of text of the histories; else the suite's own."""
     variants: tuple[int, ...] | None = None
     """Pairs of mqar, hops of variables, kinds of babi, the highest count of counting; else the suite's own."""
-    aloud: bool = False
-    """For a model that says the steps to an answer: each sentence that it says is followed by another look."""
+    aloud: Aloud = "no"
+    """For a model that says the steps to an answer: all from one look, or again: another look after each."""
     keep_memories: bool = False
     """Leave the memories in the run's folder, to be opened with `megacontext ask` or `inspect`."""
     set: Overrides = ()
@@ -120,7 +121,7 @@ class EvalOptions:
                 )
         if self.keep_memories:
             raise ConfigError(f"{self.suite} keeps nothing in a memory; leave --keep-memories out")
-        if self.aloud:
+        if self.aloud != "no":
             raise ConfigError(f"{self.suite} asks no questions, so nothing is said; leave --aloud out")
         table: dict[str, Any] = {"suite": self.suite} | parsed(self.set)
         table |= {key: value for key, value in (("models", self.model), ("n", self.n)) if value is not None}

@@ -1,17 +1,19 @@
 """Every question of a history put to one arm: focus one by one, decode together, record each answer.
 
 One line of JSON and one row of telemetry a question; of traced questions also what each focus step saw. A model that
-says the steps to an answer is asked in turns: each sentence that it says becomes part of the question, and the arm
-looks again, with the whole budget anew, until a line without a sentence is the answer. All arms are asked alike.
-Deliberately ignorant of the task: a question says itself whether a line answers it.
+says the steps to an answer can be asked in turns: each sentence that it says becomes part of the question, and the arm
+looks again, with the whole budget anew, until a line without a sentence is the answer. Or it says them all from one
+look: the control that tells what looking again is worth. All arms are asked alike. Deliberately ignorant of the task: a
+question says itself whether a line answers it.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -27,8 +29,12 @@ from megacontext.tasks.asked import Asked
 
 _SENTENCE_TOKENS = 24
 """Of an answer by a model that was never trained to say a value and nothing else."""
+Aloud = Literal["no", "once", "again"]
+"""Whether a model says steps before its answer: no, all from one look, or with another look after each."""
 _STEP_TOKENS = 40
 """Of a step that is said."""
+_STEPS_TOKENS = 200
+"""Of all steps and the answer, where one look is to do for them."""
 _MOST_STEPS = 12
 """Steps said before one line counts as the answer, whatever it is: a chain of 6 hops takes 6."""
 
@@ -50,10 +56,10 @@ class _Asking:
     latency_ms: float = 0.0
     answer_s: float | None = None
 
-    def evidence(self, aloud: bool) -> tuple[Span, ...]:
+    def evidence(self, aloud: Aloud) -> tuple[Span, ...]:
         """What this turn is to find."""
         steps = self.question.aloud
-        if not aloud or not steps:
+        if aloud != "again" or not steps:
             return self.question.needed
         return steps[min(len(self.said), len(steps) - 1)].found
 
@@ -63,8 +69,17 @@ class _Asking:
         self.hit &= one.hit
         self.latency_ms += one.latency_ms
 
-    def hears(self, line: str, case: Case) -> None:
-        """Take a line as a step if it is a sentence and there is room for more, else as the answer."""
+    def hears(self, line: str, aloud: Aloud, case: Case) -> None:
+        """Take a line as the answer, or, where steps are said, as one of them or as all of them."""
+        if aloud == "no":
+            self.answer = line
+        elif aloud == "once":
+            *self.said, self.answer = (part.strip() for part in re.split(r"(?<=\.)", line))
+        else:
+            self._hears_step(line, case)
+
+    def _hears_step(self, line: str, case: Case) -> None:
+        """A step if the line is a sentence and there is room for more, else the answer."""
         sentence, stop, _ = line.partition(".")
         step = case.session.bundle.tokenizer.encode(f" {sentence}.")
         longer = np.concatenate((self.prompt, step))
@@ -82,24 +97,21 @@ def ask_all(
     run: RunFolder,
     *,
     traced: int = 0,
-    aloud: bool = False,
+    aloud: Aloud = "no",
     about: Mapping[str, Any] | None = None,
     told: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Answers of `arm`, one row a question; `told` hears of each question that was answered.
 
     The focus steps of the first `traced` questions are recorded entry by entry, those of the first turn. `about` is
-    added to each line of JSON. `aloud`: a line that is a sentence is a step, and is followed by another look.
+    added to each line of JSON.
     """
     encode = case.session.bundle.tokenizer.encode
     askings = [_Asking(question, encode(question.prompt)) for question in case.asked.questions]
     while any(asking.answer is None for asking in askings):
         lines = _turn(case, arm, run, askings, traced, aloud)
         for asking, line in lines:
-            if aloud:
-                asking.hears(line, case)
-            else:
-                asking.answer = line
+            asking.hears(line, aloud, case)
             if asking.answer is not None:
                 told()
     rows = [_recorded(case, arm, run, number, asking, about or {}) for number, asking in enumerate(askings)]
@@ -108,7 +120,7 @@ def ask_all(
 
 
 def _turn(
-    case: Case, arm: str, run: RunFolder, askings: list[_Asking], traced: int, aloud: bool
+    case: Case, arm: str, run: RunFolder, askings: list[_Asking], traced: int, aloud: Aloud
 ) -> list[tuple[_Asking, str]]:
     """A line for each question that has no answer yet."""
     session = case.session
@@ -145,8 +157,8 @@ def _turn(
         if arm == "lensnet" and number < traced:
             _record_block_scores(case, asking.prompt, number, run)
     if not session.decodes_alone:
-        longest = {"max_tokens": _STEP_TOKENS} if aloud else {}
-        lines = session.decode(readings, heads=heads, **longest)
+        longest = {"no": {}, "once": {"max_tokens": _STEPS_TOKENS}, "again": {"max_tokens": _STEP_TOKENS}}
+        lines = session.decode(readings, heads=heads, **longest[aloud])
     return list(zip(asked, lines, strict=True))
 
 

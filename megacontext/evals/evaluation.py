@@ -22,7 +22,7 @@ import polars as pl
 from megacontext.corpus.book import load_book, shipped_books
 from megacontext.errors import ConfigError
 from megacontext.evals.arms import check_arms, check_names
-from megacontext.evals.asking import ask_all
+from megacontext.evals.asking import Aloud, ask_all
 from megacontext.evals.grids import results_of
 from megacontext.evals.histories import Case, History, check_room, stored
 from megacontext.evals.suites import SUITES, Cell
@@ -57,8 +57,8 @@ class EvalConfig:
     focus: FocusConfig = field(default_factory=FocusConfig)
     traced_questions: int = 2
     """Questions of each cell's first history whose every focus step is recorded."""
-    aloud: bool = False
-    """Whether a sentence that a model says is a step, after which it is asked on (`evals.asking`), with all arms."""
+    aloud: Aloud = "no"
+    """Whether the model says steps before its answer, and whether each is followed by another look (`evals.asking`)."""
     keep_memories: bool = False
     """Leave the memories in the run's folder; else each goes when its questions are answered."""
 
@@ -114,7 +114,7 @@ def prepare(config: EvalConfig) -> Prepared:
         for cell in cells:
             histories[cell.name] = list(_planted(cell, config, bundle, text))
             for history in histories[cell.name]:
-                check_room(history, bundle, config.focus.budget, aloud=config.aloud)
+                check_room(history, bundle, config.focus.budget, aloud=config.aloud == "again")
             progress.advance(cell.name)
     return Prepared(config, bundle, title, histories)
 

@@ -28,7 +28,7 @@ def config(bundle_folder, tmp_path_factory):
         seeds=(0,),
         variants=(2,),
         lengths=(900,),
-        aloud=True,
+        aloud="again",
     )
 
 
@@ -85,9 +85,17 @@ def test_whoever_never_comes_to_an_answer_is_stopped_and_wrong(config, tmp_path,
     assert max(map(len, (row["said"] for row in rows))) < len(heard)
 
 
+def test_from_one_look_all_steps_are_said_before_the_answer(config, tmp_path, monkeypatch):
+    heard = speak(monkeypatch, lambda prompt: "Hers is that of A. That of A is that of B. blue fox")
+    rows = answers(dataclasses.replace(config, aloud="once"), tmp_path)
+    assert len(heard) == len(rows) == 2 * 4
+    assert {tuple(row["said"]) for row in rows} == {("Hers is that of A.", "That of A is that of B.")}
+    assert {row["answered"] for row in rows} == {"blue fox"}
+
+
 def test_without_steps_a_sentence_is_the_answer(config, tmp_path, monkeypatch):
     heard = speak(monkeypatch, lambda prompt: "It is that of somebody else.")
-    rows = answers(dataclasses.replace(config, aloud=False), tmp_path)
+    rows = answers(dataclasses.replace(config, aloud="no"), tmp_path)
     assert len(heard) == len(rows) == 2 * 4
     assert not any("said" in row for row in rows)
 
@@ -96,5 +104,5 @@ def test_suites_of_plain_text_say_nothing(tmp_path):
     from megacontext.cli.eval import EvalOptions
 
     with pytest.raises(ConfigError, match="asks no questions"):
-        EvalOptions(suite="delta-nll", aloud=True, out=tmp_path / "run").evaluate()
+        EvalOptions(suite="delta-nll", aloud="once", out=tmp_path / "run").evaluate()
     assert not (tmp_path / "run").exists()
