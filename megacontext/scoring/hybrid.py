@@ -6,7 +6,7 @@ import numpy as np
 
 from megacontext.focus.context import WorkingContext
 from megacontext.scoring.lens import Lens
-from megacontext.scoring.lexical import BM25
+from megacontext.scoring.lexical import BM25, BM25Last
 from megacontext.scoring.ranks import fused_ranks, rank_scores
 from megacontext.scoring.scorer import (
     SCORERS,
@@ -26,13 +26,22 @@ class LensAndBM25(Scorer):
     BM25 score, so that the best lexical matches fill the rest.
     """
 
+    words: type[BM25] = BM25
+
     def __init__(self, parts: ScorerParts):
         super().__init__(parts)
-        self._lens, self._bm25 = Lens(parts), BM25(parts)
+        self._lens, self._bm25 = Lens(parts), self.words(parts)
 
     def ask(self, question: Question) -> ScoreFunction:
         lens, bm25 = self._lens.ask(question), self._bm25.ask(question)
         return lambda context: np.maximum(lens(context), 0.5 * bm25(context))
+
+
+@SCORERS.register("lensnet+bm25-last")
+class LensAndBM25Last(LensAndBM25):
+    """The same with the words of what was said last."""
+
+    words = BM25Last
 
 
 class FusedBlocks(RankedScorer):

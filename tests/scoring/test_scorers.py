@@ -17,7 +17,8 @@ from megacontext.tree import Memory
 BUDGET = 96
 NAMES = (
     "recency", "sinks+recency", "random", "oracle", "dense", "gist-attention", "gist-attention-beam", "lensnet",
-    "lensnet-hops", "bm25", "lensnet+bm25", "dense+bm25", "attention+bm25", "attention", "infllm-style",
+    "lensnet-hops", "bm25", "bm25-last", "lensnet+bm25", "lensnet+bm25-last", "dense+bm25", "attention+bm25",
+    "attention", "infllm-style",
 )  # fmt: skip
 
 
@@ -177,6 +178,23 @@ def test_bm25_finds_the_block_that_holds_the_rare_word_of_the_question(tokenizer
     assert scorer.block_scores(asked).argmax() in (17, 18)
     final = focused(scorer.ask(asked), memory)[-1].context
     assert 17 in raw_blocks(final)
+
+
+def test_bm25_of_the_last_words_does_not_look_for_what_was_asked_first(tokenizer, encoder, bundle):
+    ids = tokenizer.encode("The cat sat on the mat and the dog lay by the door. " * 12)
+    first, last = (tokenizer.encode(name) for name in (" Zebulon", " Quirk"))
+    memory = Memory.create(None, encoder.identity(), encoder)
+    memory.append(
+        np.concatenate((ids[: 5 * K + 2], first, ids[5 * K + 2 : 20 * K + 2], last, ids[20 * K + 2 :]))
+    )
+    said = tokenizer.encode("\nQuestion: Where did Zebulon sit?\nAnswer:" + " well well" * 20 + " Quirk")
+    for name, wanted in (("bm25", {5, 6}), ("bm25-last", {20, 21})):
+        values = SCORERS.get(name)(parts_of(memory, tokenizer, encoder, bundle)).block_values(
+            Question(number=0, ids=said)
+        )
+        matching = set(np.flatnonzero(values > 0).tolist())
+        assert wanted & matching, name
+        assert name == "bm25" or not matching & {5, 6}
 
 
 def test_bm25_reads_a_block_with_the_tokens_before_it_that_its_address_sees(tokenizer, encoder, bundle):

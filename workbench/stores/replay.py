@@ -24,8 +24,9 @@ WISHES_KEPT = 4
 SENTENCES_KEPT_S = 30.0
 """How long a step that could not be scored is not tried again: a run that goes on may come to have what it lacked."""
 SCORERS = (
-    "recency", "sinks+recency", "random", "attention", "attention+bm25", "bm25", "dense", "dense+bm25",
-    "gist-attention", "gist-attention-beam", "infllm-style", "lensnet", "lensnet+bm25", "lensnet-hops", "oracle",
+    "recency", "sinks+recency", "random", "attention", "attention+bm25", "bm25", "bm25-last", "dense", "dense+bm25",
+    "gist-attention", "gist-attention-beam", "infllm-style", "lensnet", "lensnet+bm25", "lensnet+bm25-last",
+    "lensnet-hops", "oracle",
 )  # fmt: skip
 """Scorers that a step may be scored with. Said here because the registry itself takes torch to import."""
 

@@ -129,8 +129,8 @@ def test_next_gists_are_foretold_from_what_came_before_them(bundle, blocks, coar
     seen = []
     prediction._error = lambda lod, states, target: seen.append((lod, states, target)) or states.sum()
     errors = prediction(bundle.base, bundle.gistnet, shape, gists, hidden, ids)
-    assert {lod: float(error) for lod, error in errors.items()} == {
-        lod: float(states.sum()) for lod, states, _ in seen
+    assert {lod: error.item() for lod, error in errors.items()} == {
+        lod: states.sum().item() for lod, states, _ in seen
     }
     for lod, states, target in seen:
         assert states.shape == target.shape
