@@ -7,12 +7,14 @@ from functools import partial
 
 import pytest
 import torch
-from agreement import relative
+from agreement import check, relative
 from interpreted import interpret, needs_triton
 from pyramids import SMALL, USUAL, check_backend, distances, draw
+from torch.nn.attention import flex_attention
 
 from megakernels.errors import BackendUnavailableError, KernelShapeError
 from megakernels.pyramid_attention import Pyramid, Queries, pyramid_attention
+from megakernels.pyramid_attention.cost import whole_sight
 from megakernels.pyramid_attention.flex import attend as flex_attend
 from megakernels.pyramid_attention.sight import sight
 
@@ -166,6 +168,20 @@ def test_flex_attention_is_told_the_same_mask_and_the_same_distances(logarithmic
     assert relative(out[seen], wanted[seen]) < 1e-4 and relative(lse[seen], wanted_lse[seen]) < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_refuses_gradients_on_a_cpu_and_would_have_the_right_ones(monkeypatch) -> None:
+    """The refusal is PyTorch's, for its compiled kernel; its derivative of the dense form runs where it is lifted."""
+    inputs, weigh = draw(SMALL, 131, heads=4, shared=2)
+    told, distance = whole_sight(SMALL, 131), distances(SMALL, 131, heads=4, logarithmic=True)
+    far = distance.counted(4, inputs[0].shape[1], inputs[1].shape[1], 1, torch.float32)
+    attend = partial(flex_attend, sight=told, scale=32**-0.5, distance=far, compiled=False)
+    with pytest.raises(NotImplementedError, match="does not support backward on CPU"):
+        attend(*(one.float().requires_grad_() for one in inputs))
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
+    right = partial(pyramid_attention, rule=SMALL, num_tokens=131, distance=distance, backend="reference")
+    check(attend, right, inputs, weigh, torch.float32)
+
+
 @needs_triton
 @pytest.mark.slow
 def test_the_kernel_interpreted_gives_what_the_reference_gives_whatever_the_strides() -> None:
@@ -196,6 +212,23 @@ def test_the_kernel_interpreted_gives_what_the_reference_gives_whatever_the_stri
         "    mine, _ = pyramid_attention(q, key, value, SMALL, 45, backend='triton')\n"
         "    other, _ = pyramid_attention(q, key, value, SMALL, 45, backend='reference')\n"
         "    assert torch.allclose(mine, other, atol=1e-5), (mine - other).abs().max()\n"
+    )
+
+
+@needs_triton
+@pytest.mark.long
+@pytest.mark.parametrize("tokens", AWKWARD)
+def test_the_kernel_interpreted_is_right_at_every_awkward_size(tokens: int) -> None:
+    both = (
+        ""
+        if tokens == AWKWARD[-1]
+        else f"check_backend('triton', USUAL, {tokens}, torch.bfloat16, **small)\n"
+    )
+    interpret(
+        "import torch\n"
+        "from pyramids import USUAL, check_backend\n"
+        "small = {'heads': 1, 'width': 16}\n"
+        f"check_backend('triton', USUAL, {tokens}, **small)\n" + both
     )
 
 

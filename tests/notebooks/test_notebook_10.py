@@ -1,4 +1,4 @@
-"""Facts about notebook 09: it runs as a script, and its key number is asserted on the way."""
+"""Facts about notebook 10: it runs as a script, and its key number is asserted on the way."""
 
 import re
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "09_detail_that_falls.py"
-TOY = ("--steps", "10", "--vocabulary", "300", "--scored", "2048")
-KEY_NUMBER = re.compile(r"\{'gaussian': ([\d.]+), 'worst': ([\d.]+)\}")
+NOTEBOOK = ROOT / "notebooks" / "10_megaattention.py"
+TOY = ("--steps", "4", "--passages", "2")
+KEY_NUMBER = re.compile(r"\{'gaussian': ([\d.]+), 'worst': ([\d.]+), 'gained': (-?[\d.]+)\}")
 MARIMO = Path(sys.executable).parent / "marimo"
 
 
