@@ -58,12 +58,16 @@ class Demo:
     json: bool = False
     """Print the results as JSON on standard output instead of tables."""
 
-    def run(self) -> int:
+    def resolved(self) -> FirstLightConfig:
+        """The evaluation that these options describe. Raises ConfigError."""
         given = {"book": self.book, "focus.budget": self.budget, "arms": self.arms, "seed": self.seed}
         given["model"] = self.model
         overrides = {key: value for key, value in given.items() if value is not None}
         overrides |= parsed(self.set)
-        config = load_recipe(FirstLightConfig, self.recipe or _DEMOS[self.base], overrides)
+        return load_recipe(FirstLightConfig, self.recipe or _DEMOS[self.base], overrides)
+
+    def run(self) -> int:
+        config = self.resolved()
         prepared = prepare(config)
         with RunFolder.create(self.runs, self.name, config, kind="demo", seed=config.seed) as run:
             results = run_first_light(prepared, run)

@@ -79,8 +79,14 @@ class EvalOptions:
     json: bool = False
     """Print the results as JSON on standard output instead of tables."""
 
-    def config(self) -> EvalConfig:
-        """The evaluation that these options describe. Raises ConfigError."""
+    def resolved(self) -> Any:
+        """The configuration that these options describe: EvalConfig, or that of a suite of plain text.
+
+        Raises ConfigError.
+        """
+        return self._text_config() if self.suite in LANGUAGE_SUITES else self._question_config()
+
+    def _question_config(self) -> EvalConfig:
         if self.set:
             raise ConfigError(
                 f"set is for suites of plain text, {self.suite} has options of its own; leave it out"
@@ -100,10 +106,13 @@ class EvalOptions:
 
     def evaluate(self) -> tuple[Path, dict[str, Any]]:
         """Do it: the run's folder and what its results.json says. Nothing is written before all is checked."""
-        if self.suite in LANGUAGE_SUITES:
-            return self._measure_language()
-        config = self.config()
+        config = self.resolved()
         self._check_out()
+        if self.suite in LANGUAGE_SUITES:
+            suite = LANGUAGE_SUITES[self.suite]
+            texts = suite.prepare(config)
+            with self._run_folder(config, seed=config.seed) as run:
+                return run.path, suite.run(texts, run)
         prepared = prepare(config)
         audits = config.suite == AUDIT
         if audits:
@@ -112,8 +121,7 @@ class EvalOptions:
             results = run_audit(prepared, run) if audits else run_suite(prepared, run)
         return run.path, results
 
-    def _measure_language(self) -> tuple[Path, dict[str, Any]]:
-        suite = LANGUAGE_SUITES[self.suite]
+    def _text_config(self) -> Any:
         for name in ("seeds", "arms", "budget", "lengths", "variants"):
             if getattr(self, name) is not None:
                 raise ConfigError(
@@ -125,14 +133,10 @@ class EvalOptions:
             raise ConfigError(f"{self.suite} asks no questions, so nothing is said; leave --aloud out")
         table: dict[str, Any] = {"suite": self.suite} | parsed(self.set)
         table |= {key: value for key, value in (("models", self.model), ("n", self.n)) if value is not None}
-        config = from_mapping(suite.config, table, where="eval")
-        if self.book is not None:
-            config = replace(config, genres=measured_prose(config.genres, self.book))
-        self._check_out()
-        prepared = suite.prepare(config)
-        with self._run_folder(config, seed=config.seed) as run:
-            results = suite.run(prepared, run)
-        return run.path, results
+        config = from_mapping(LANGUAGE_SUITES[self.suite].config, table, where="eval")
+        if self.book is None:
+            return config
+        return replace(config, genres=measured_prose(config.genres, self.book))
 
     def _check_out(self) -> None:
         if self.out is not None and self.out.exists():

@@ -16,31 +16,37 @@ USAGE_ERROR, INTERRUPTED = 2, 130
 
 
 class Command(Protocol):
-    """What a command's dataclass offers."""
+    """What a command's dataclass offers.
+
+    One that goes by a recipe or a suite also has `resolved()`: the configuration that its options describe, or a
+    ConfigError, with nothing read but the recipe.
+    """
 
     def run(self) -> int:
         """Do it and return the exit code."""
         ...
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `megacontext ARGUMENTS` (those of the process by default) and return the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+def read_command(arguments: Sequence[str]) -> Command:
+    """The command that `megacontext ARGUMENTS` asks for, with its options, not run.
+
+    Where they do not parse, tyro says why on standard error and SystemExit(2) is raised; after --help SystemExit(0).
+    """
+    given = list(arguments)
     known = {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
     # Only the command that is asked for is imported: the others' imports take seconds.
-    wanted = [known[given[0]]] if given and given[0] in known else list(known.values())
+    if given and given[0] in known:
+        return tyro.cli(known[given[0]].load(), prog=f"megacontext {given[0]}", args=given[1:])
+    commands = {name: entry.load() for name, entry in known.items()}
+    return tyro.extras.subcommand_cli_from_dict(
+        commands, prog="megacontext", args=given, sort_subcommands=False
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `megacontext ARGUMENTS` (those of the process by default) and return the exit code."""
     try:
-        command: Command = (
-            tyro.extras.subcommand_cli_from_dict(
-                {entry.name: entry.load() for entry in wanted},
-                prog="megacontext",
-                args=given,
-                sort_subcommands=False,
-            )
-            if len(wanted) > 1
-            else tyro.cli(wanted[0].load(), prog=f"megacontext {given[0]}", args=given[1:])
-        )
-        return command.run()
+        return read_command(sys.argv[1:] if arguments is None else arguments).run()
     except MegaContextError as problem:
         print(f"megacontext: {problem}", file=sys.stderr)
         return USAGE_ERROR

@@ -13,7 +13,7 @@ from megacontext.cli.answers import answer
 from megacontext.cli.overrides import Overrides, parsed
 from megacontext.cli.plans import print_plan
 from megacontext.errors import ConfigError
-from megacontext.train.trainers import Order, load_training
+from megacontext.train.trainers import Kind, Order, load_training
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,12 @@ class Train:
     json: bool = False
     """Print the metrics, or the plan, as JSON on standard output."""
 
+    def resolved(self) -> tuple[Kind, Any]:
+        """Which training this is and its configuration, `--set` included. Raises ConfigError."""
+        return load_training(self.recipe, parsed(self.set))
+
     def run(self) -> int:
-        kind, config = load_training(self.recipe, parsed(self.set))
+        kind, config = self.resolved()
         if self.plan:
             if kind.plan is None:
                 raise ConfigError(
