@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from megacontext.cli.answers import answer
-from megacontext.runtime.citing import tell
+from megacontext.errors import ConfigError
+from megacontext.runtime.citing import tell, tell_steps
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.frozen.encoding import open_memory
 from megacontext.runtime.frozen.reader import FrozenReader, open_parts
@@ -35,30 +36,43 @@ class Ask:
     """Highest level of gists that a frozen decoder reads; default: as its reader says."""
     keep: bool = False
     """Keep the gists that a frozen decoder makes for the answer in the memory, so that the next one finds them."""
+    aloud: bool = False
+    """With a model that says the steps to an answer (tiny-aloud): look again after each."""
     json: bool = False
     """Print answer and passages as JSON."""
 
     def run(self) -> int:
         parts = open_parts(self.model, self.levels)
         if isinstance(parts, FrozenReader):
+            if self.aloud:
+                raise ConfigError(
+                    f"steps are said by a model that was trained to say them, {self.model} is a frozen decoder; leave "
+                    "--aloud out"
+                )
             memory, usual = open_memory(parts, self.memory, writable=self.keep), 640
         else:
             encoder = BundleEncoder(parts)
             memory, usual = Memory.open(self.memory, encoder.identity(), encoder, self.keep), 256
         with memory:
             budget = usual if self.budget is None else self.budget
-            told = tell(Session(parts, memory, FocusConfig(budget=budget), scorer=self.scorer), self.question)
+            session = Session(parts, memory, FocusConfig(budget=budget), scorer=self.scorer)
+            told = (tell_steps if self.aloud else tell)(session, self.question)
         answer(told, self.json, lambda: print_told(told))
         return 0
 
 
 def print_told(told: dict[str, Any]) -> None:
-    """An answer for people, with its passages."""
+    """An answer for people, with its passages, behind the steps that were said."""
+    for step in told.get("steps", ()):
+        print(f"{step['said']}   ({', '.join(map(_place, step['passages']))})")
     print(told["answer"])
     print(
         f"\n{told['positions']} positions stood for {told['tokens']:,} tokens ({told['seconds']:.1f} s); "
         "read word for word:"
     )
     for passage in told["passages"]:
-        where = passage["source"] or f"tokens {passage['start']:,}-{passage['stop']:,}"
-        print(f"  {where}: {' '.join(passage['text'].split())}")
+        print(f"  {_place(passage)}: {' '.join(passage['text'].split())}")
+
+
+def _place(passage: dict[str, Any]) -> str:
+    return passage["source"] or f"tokens {passage['start']:,}-{passage['stop']:,}"

@@ -12,17 +12,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from megacontext.evals.arms import Look, look
-from megacontext.evals.histories import Case, said_room
+from megacontext.evals.histories import Case
 from megacontext.index.addresses import AddressIndex
 from megacontext.runtime.reading import Reading
 from megacontext.runtime.run import RunFolder
+from megacontext.runtime.steps import STEP_TOKENS, Saying
 from megacontext.runtime.tracing import record_focus
 from megacontext.spans import Span
 from megacontext.tasks.asked import Asked
@@ -31,12 +32,8 @@ _SENTENCE_TOKENS = 24
 """Of an answer by a model that was never trained to say a value and nothing else."""
 Aloud = Literal["no", "once", "again"]
 """Whether a model says steps before its answer: no, all from one look, or with another look after each."""
-_STEP_TOKENS = 40
-"""Of a step that is said."""
 _STEPS_TOKENS = 200
 """Of all steps and the answer, where one look is to do for them."""
-_MOST_STEPS = 12
-"""Steps said before one line counts as the answer, whatever it is: a chain of 6 hops takes 6."""
 
 
 @dataclass
@@ -44,10 +41,7 @@ class _Asking:
     """One question on its way to an answer."""
 
     question: Asked
-    prompt: np.ndarray
-    """int32 (P,): the question, and what was said since."""
-    said: list[str] = field(default_factory=list)
-    """Steps, each without the blank before it."""
+    saying: Saying
     answer: str | None = None
     cost: int = 0
     """Positions that the first token of a line attended to, at most."""
@@ -61,7 +55,7 @@ class _Asking:
         steps = self.question.aloud
         if aloud != "again" or not steps:
             return self.question.needed
-        return steps[min(len(self.said), len(steps) - 1)].found
+        return steps[min(len(self.saying.said), len(steps) - 1)].found
 
     def looked(self, one: Look) -> None:
         """Count what a look took and showed."""
@@ -69,25 +63,13 @@ class _Asking:
         self.hit &= one.hit
         self.latency_ms += one.latency_ms
 
-    def hears(self, line: str, aloud: Aloud, case: Case) -> None:
+    def hears(self, line: str, aloud: Aloud) -> None:
         """Take a line as the answer, or, where steps are said, as one of them or as all of them."""
         if aloud == "no":
             self.answer = line
         elif aloud == "once":
-            *self.said, self.answer = (part.strip() for part in re.split(r"(?<=\.)", line))
-        else:
-            self._hears_step(line, case)
-
-    def _hears_step(self, line: str, case: Case) -> None:
-        """A step if the line is a sentence and there is room for more, else the answer."""
-        sentence, stop, _ = line.partition(".")
-        step = case.session.bundle.tokenizer.encode(f" {sentence}.")
-        longer = np.concatenate((self.prompt, step))
-        room = said_room(case.session.config.budget)
-        if stop and len(self.said) < _MOST_STEPS and case.session.prompt_cost(longer) <= room:
-            self.prompt = longer
-            self.said.append(sentence + stop)
-        else:
+            *self.saying.said, self.answer = (part.strip() for part in re.split(r"(?<=\.)", line))
+        elif not self.saying.takes(line):
             self.answer = line
 
 
@@ -107,11 +89,13 @@ def ask_all(
     added to each line of JSON.
     """
     encode = case.session.bundle.tokenizer.encode
-    askings = [_Asking(question, encode(question.prompt)) for question in case.asked.questions]
+    askings = [
+        _Asking(question, Saying(encode(question.prompt), case.session)) for question in case.asked.questions
+    ]
     while any(asking.answer is None for asking in askings):
         lines = _turn(case, arm, run, askings, traced, aloud)
         for asking, line in lines:
-            asking.hears(line, aloud, case)
+            asking.hears(line, aloud)
             if asking.answer is not None:
                 told()
     rows = [_recorded(case, arm, run, number, asking, about or {}) for number, asking in enumerate(askings)]
@@ -133,7 +117,7 @@ def _turn(
             continue
         began = time.perf_counter()
         needed = case.blocks_of(asking.evidence(aloud))
-        one = look(session, arm, asking.prompt, number=number, needed=needed)
+        one = look(session, arm, asking.saying.prompt, number=number, needed=needed)
         asking.looked(one)
         asked.append(asking)
         heads = len(one.readings)
@@ -142,7 +126,7 @@ def _turn(
             asking.answer_s = time.perf_counter() - began
         else:
             readings += one.readings
-        if asking.said:
+        if asking.saying.said:
             continue
         if one.focuses:
             record_focus(
@@ -155,9 +139,9 @@ def _turn(
                 entries=number < traced,
             )
         if arm == "lensnet" and number < traced:
-            _record_block_scores(case, asking.prompt, number, run)
+            _record_block_scores(case, asking.saying.prompt, number, run)
     if not session.decodes_alone:
-        longest = {"no": {}, "once": {"max_tokens": _STEPS_TOKENS}, "again": {"max_tokens": _STEP_TOKENS}}
+        longest = {"no": {}, "once": {"max_tokens": _STEPS_TOKENS}, "again": {"max_tokens": STEP_TOKENS}}
         lines = session.decode(readings, heads=heads, **longest[aloud])
     return list(zip(asked, lines, strict=True))
 
@@ -190,8 +174,8 @@ def _recorded(
         "prompt": question.prompt,
         "needed_blocks": list(case.blocks_of(question.needed)),
     }
-    if asking.said:
-        line["said"] = asking.said
+    if asking.saying.said:
+        line["said"] = asking.saying.said
     run.answer(row | line | dict(about))
     return row | {"group": case.history.group, "history_tokens": len(case.asked.ids)}
 

@@ -18,6 +18,7 @@ from megacontext.runtime.frozen.reader import FrozenReader
 from megacontext.runtime.reading import NO_FRAME
 from megacontext.runtime.run import RunFolder
 from megacontext.runtime.session import FocusConfig, Session, starting_context
+from megacontext.runtime.steps import said_room
 from megacontext.spans import Span
 from megacontext.tasks.asked import AskedHistory
 from megacontext.tree.memory import Memory
@@ -75,11 +76,6 @@ class Case:
             last = min((span.stop - 1) // size, memory.num_blocks - 1)
             blocks.update(range(span.start // size, last + 1))
         return tuple(sorted(blocks))
-
-
-def said_room(budget: int) -> int:
-    """Positions that a question and the steps that are said after it may take together: half of a budget."""
-    return budget // 2
 
 
 def check_room(history: History, bundle: Bundle | FrozenReader, budget: int, *, aloud: bool = False) -> None:

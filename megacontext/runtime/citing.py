@@ -14,6 +14,7 @@ from megacontext.focus.context import WorkingContext
 from megacontext.focus.rules import NO_RULES, Rules
 from megacontext.runtime.session import Session
 from megacontext.runtime.spelling import Spelling
+from megacontext.runtime.steps import STEP_TOKENS, Saying
 from megacontext.tasks.facts import as_prompt
 from megacontext.tree.memory import Memory
 
@@ -63,6 +64,35 @@ def tell(
         "tokens": session.memory.num_tokens,
         "seconds": time.perf_counter() - began,
         "passages": [asdict(one) for one in read_passages(focus.context, session.memory, session)],
+    }
+
+
+def tell_steps(session: Session, question: str, scorer: str | None = None) -> dict[str, Any]:
+    """Answer `question` with a model that says steps: `tell`'s answer, and the steps, each with what was read for it.
+
+    The positions are those of the costliest look. Raises BudgetError.
+    """
+    began = time.perf_counter()
+    saying = Saying(session.bundle.tokenizer.encode(as_prompt(question)), session)
+    steps: list[dict[str, Any]] = []
+    positions = 0
+    while True:
+        focus = session.focus(saying.prompt, scorer=scorer)
+        reading = session.read(focus.context, saying.prompt)
+        positions = max(positions, reading.cost)
+        line = session.decode([reading], max_tokens=STEP_TOKENS)[0]
+        passages = [asdict(one) for one in read_passages(focus.context, session.memory, session)]
+        if not saying.takes(line):
+            break
+        steps.append({"said": saying.said[-1], "passages": passages})
+    return {
+        "question": question,
+        "steps": steps,
+        "answer": line,
+        "positions": positions,
+        "tokens": session.memory.num_tokens,
+        "seconds": time.perf_counter() - began,
+        "passages": passages,
     }
 
 

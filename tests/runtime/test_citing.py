@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megacontext.focus.rules import Rules
-from megacontext.runtime.citing import tell
+from megacontext.runtime.citing import tell, tell_steps
 from megacontext.runtime.session import FocusConfig, Session
 from megacontext.runtime.spelling import Spelling
 from megacontext.tasks.facts import as_prompt
@@ -66,3 +66,34 @@ def test_pieces_are_whole_characters_and_together_the_text(text, data):
     half = Spelling(lambda ids: bytes(ids).decode(errors="replace"))
     said = "".join(half.take(byte) for byte in np.frombuffer(raw[:cut], dtype=np.uint8).tolist())
     assert text.startswith(said.rstrip("\ufffd")) and said + half.rest() == raw[:cut].decode(errors="replace")
+
+
+def test_each_step_is_followed_by_another_look_until_a_line_is_no_sentence(session, tokenizer, monkeypatch):
+    lines = iter(["Mrs Tolverick has that of Mr Quill. and more", "Mr Quill has none.", " blue fox"])
+    looks = []
+    focus = Session.focus
+    monkeypatch.setattr(Session, "decode", lambda self, readings, **how: [next(lines)])
+    monkeypatch.setattr(
+        Session, "focus", lambda self, prompt, **how: looks.append(prompt) or focus(self, prompt, **how)
+    )
+    told = tell_steps(session, ASKED)
+    assert [step["said"] for step in told["steps"]] == [
+        "Mrs Tolverick has that of Mr Quill.",
+        "Mr Quill has none.",
+    ]
+    assert told["answer"] == " blue fox" and all(step["passages"] for step in told["steps"])
+    asked = as_prompt(ASKED)
+    assert [tokenizer.decode(look) for look in looks] == [
+        asked,
+        asked + " Mrs Tolverick has that of Mr Quill.",
+        asked + " Mrs Tolverick has that of Mr Quill. Mr Quill has none.",
+    ]
+    assert told["positions"] <= 120
+
+
+def test_steps_take_no_more_than_half_of_the_budget(session, monkeypatch):
+    monkeypatch.setattr(Session, "decode", lambda self, readings, **how: ["It is as it was before that."])
+    told = tell_steps(session, ASKED)
+    assert told["answer"] == "It is as it was before that." and told["positions"] <= 120
+    spoken = as_prompt(ASKED) + "".join(f" {step['said']}" for step in told["steps"])
+    assert len(session.bundle.tokenizer.encode(spoken)) <= 60
