@@ -55,6 +55,13 @@ def test_the_vault_of_this_checkout_holds():
     assert says(ROOT) == []
 
 
+@pytest.mark.parametrize("page", ["obsidian/operations/Operations.md", "data/README.md"])
+def test_every_recipe_that_ships_is_described(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    recipes = sorted(path.stem for path in (ROOT / "data" / "recipes").glob("*.toml"))
+    assert [name for name in recipes if f"`{name}`" not in text] == []
+
+
 def test_a_sound_vault_has_no_findings(vault):
     assert says(vault("third.md", "# A third\n")) == []
 
