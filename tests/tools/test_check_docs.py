@@ -82,7 +82,9 @@ def test_a_sound_vault_has_no_findings(vault):
         ("`megacontext train tiny --set base.no_such_key=1`", "no_such_key"),
         ("`megacontext bench store --no-such-option`", "no-such-option"),
         ("`megacontext chat --dtype float7`", "float7"),
-        ("`python notebooks/99_gone.py`", "99_gone.py is not"),
+        ("`python notebooks/99_gone.py`", "notebooks/99_gone.py is not"),
+        ("`megacontext ask memory 'Who`", "quotes must be closed"),
+        ("`eval no-such-suite`", "no-such-suite"),
         ("This part is coming soon.", "'coming soon' promises"),
         ("TODO: say it.", "'TODO' promises"),
     ],
@@ -170,6 +172,9 @@ def test_a_notebooks_markdown_is_checked_too(vault):
         ("tools/demo --no-serve && python tools/x.py", ["tools/demo --no-serve", "python tools/x.py"]),
         ("megacontext eval needles --model ... --n 200 ...", ["megacontext eval needles --model 1 --n 200"]),
         ("megacontext report runs/demo > page.html", ["megacontext report runs/demo"]),
+        ("eval needles --n 200", ["megacontext eval needles --n 200"]),
+        ("train=x", []),
+        ("train", []),
         ("focus.budget", []),
     ],
 )  # fmt: skip
@@ -193,6 +198,12 @@ def test_prose_is_split_into_commands(text, commands):
 )
 def test_prose_may_stop_early_and_name_what_is_the_readers(text):
     assert [refused(ROOT, words, prose=True) for words in split(text, prose=True)] == [None]
+
+
+def test_a_script_must_know_its_options():
+    words = ["python", "notebooks/01_first_light.py", "--budget", "256"]
+    assert refused(ROOT, words, prose=False) is None
+    assert "knows no --no-such-option" in refused(ROOT, [*words, "--no-such-option"], prose=False)
 
 
 def test_a_block_of_code_must_be_whole():

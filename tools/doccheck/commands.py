@@ -9,7 +9,8 @@ What may stand for something else, by rule:
 - A word in capitals is the reader's: RECIPE is tried as tiny, SUITE as needles, KEY=VALUE as seed=0, others as 1.
 - `...` is a value behind an option, else more of the same; an override with `...` in it is left out; [X] is tried.
 - A name that the page's own code registers (`register("mine")`) is known to it: such a command is read no further.
-- In prose, a|b is each of the two. In a block of code | ends a command, as && and ; do.
+- In prose `eval needles` is short for `megacontext eval needles`, and a|b is each of the two. In a block of code | ends
+  a command, as && and ; do.
 - In prose a command may stop early: what it still wants (a memory, a question) is added, or --help where a
   subcommand is wanted. In a block of code it must be whole.
 """
@@ -22,7 +23,7 @@ import io
 import itertools
 import re
 import shlex
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,8 +31,15 @@ from doccheck.pages import Finding, Mention, Page
 from doccheck.places import is_path, places
 
 SHELLS = ("bash", "sh", "console")
-LAUNCHERS = ("torchrun", "python", "python3", "marimo", "pip", "pytest", "ruff")
+PYTHONS = ("torchrun", "python", "python3")
+OTHERS = ("marimo", "pip", "pytest", "ruff")
+COMMANDS = ("ask", "bench", "chat", "demo", "eval", "eval-language", "inspect", "memory", "nanochat", "train")
+"""Commands of `megacontext` that prose may name without it, if something follows: `eval needles`."""
 STANDS_FOR = {"RECIPE": "tiny", "SUITE": "needles"}
+_PROGRAM = re.compile(
+    rf"(\S+=\S+ )*(\.venv/bin/)?(megacontext|{'|'.join((*PYTHONS, *OTHERS))}|tools/\w+)(\s|$)"
+)
+_SHORT = re.compile(rf"({'|'.join(COMMANDS)})\s+[^\s=]")
 _CAPITALS = re.compile(r"(?<![\w.-])[A-Z]([A-Z_/-]*[A-Z])?(?![\w.-])")
 _REGISTERS = re.compile(r"register\(\"([\w-]+)\"\)")
 _ENVIRONMENT = re.compile(r"[A-Z_]+=\S+")
@@ -44,32 +52,32 @@ def check_commands(root: Path, pages: Sequence[Page]) -> Iterator[Finding]:
     for page in pages:
         blocks = [block.text for section in page.sections for _, block in section.fences]
         known = frozenset(name for block in blocks for name in _REGISTERS.findall(block))
-        for section in page.sections:
-            for code in section.code:
-                for words in split(code.text, prose=True):
-                    if says := refused(root, words, prose=True, known=known):
-                        yield page.find(code.line, says)
-            for language, block in section.fences:
-                if language in SHELLS:
-                    for line, words in _lines(block):
-                        if says := refused(root, words, prose=False, known=known):
-                            yield page.find(line, says)
+        for line, text, prose in _commands(page):
+            try:
+                commands = split(text, prose=prose)
+            except ValueError as problem:
+                yield page.find(
+                    line, f"a command's quotes must be closed, `{text}` has {problem}; close them"
+                )
+                continue
+            for words in commands:
+                if known.isdisjoint(words) and (says := refused(root, words, prose=prose)):
+                    yield page.find(line, says)
 
 
 def is_command(text: str) -> bool:
     """Whether a span of code is a command that makes something, with what it is to do."""
     try:
-        found = split(text, prose=True)
+        return any(len(words) > 1 and words[0] not in OTHERS for words in split(text, prose=True))
     except ValueError:
         return False
-    return any(len(words) > 1 and (words[0] in _PROGRAMS or words[0].startswith("tools/")) for words in found)
 
 
 def split(text: str, *, prose: bool) -> list[list[str]]:
     """The commands in a text, as words; none where it is no command of ours. Raises ValueError for an open quote."""
-    if not re.match(
-        r"(\S+=\S+ )?(\.venv/bin/)?(megacontext|torchrun|python3?|marimo|pip|pytest|ruff|tools/\w+)\b", text
-    ):
+    if prose and _SHORT.match(text):
+        text = f"megacontext {text}"
+    if not _PROGRAM.match(text):
         return []
     reader = shlex.shlex(text, posix=True, punctuation_chars="|;&<>")
     reader.whitespace_split, reader.commenters = True, "#"
@@ -90,29 +98,33 @@ def split(text: str, *, prose: bool) -> list[list[str]]:
     return [list(chosen) for command in commands if command for chosen in itertools.product(*command)]
 
 
-def refused(root: Path, words: Sequence[str], *, prose: bool, known: Set[str] = frozenset()) -> str | None:
+def refused(root: Path, words: Sequence[str], *, prose: bool) -> str | None:
     """Why a command cannot be given; None if it can."""
     program, *rest = words
     given = [tried(word) for word in rest if "..." not in word.rstrip(".")]
-    if not known.isdisjoint(given):
-        return None
-    if program in ("torchrun", "python", "python3") and "-m" in given:
-        module, rest = given[given.index("-m") + 1], given[given.index("-m") + 2 :]
+    for word in (program, *given):
+        path = word.partition("::")[0]
+        if is_path(root, path) and not places(root, path):
+            return f"a command's path must be there, {word} is not; mend the name"
+    if program in PYTHONS:
+        return _python(root, given, prose)
+    if program == "tools/demo":
+        return _megacontext(("demo", *given), prose)
+    if program == "megacontext" and (given or not prose):
+        return _megacontext(tuple(given), prose)
+    return None
+
+
+def _python(root: Path, given: list[str], prose: bool) -> str | None:
+    """Why `python ...` or `torchrun ...` cannot be given: as `-m megacontext`, as another module, or as a script."""
+    if "-m" in given:
+        module, *rest = given[given.index("-m") + 1 :]
         if module == "megacontext":
             return _megacontext(tuple(rest), prose)
         script = root / (module.replace(".", "/") + ".py")
         return _script(script, module, rest) if script.parent.is_dir() else None
-    if program == "megacontext":
-        return _megacontext(tuple(given), prose) if given or not prose else None
-    if program in ("python", "python3") and given and given[0].endswith(".py"):
+    if given and given[0].endswith(".py"):
         return _script(root / given[0], given[0], given[1:])
-    if program.startswith("tools/") and not (root / program).is_file():
-        return f"a script must be there, {program} is not; mend the name"
-    if program == "tools/demo":
-        return _megacontext(("demo", *given), prose)
-    for word in given:
-        if is_path(root, word.partition("::")[0]) and not places(root, word.partition("::")[0]):
-            return f"a command's path must be there, {word} is not; mend the name"
     return None
 
 
@@ -186,7 +198,18 @@ def _names(script: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def _lines(block: Mention) -> Iterator[tuple[int, list[str]]]:
+def _commands(page: Page) -> Iterator[tuple[int, str, bool]]:
+    """Line and text of all that may be a command, and whether it stands in prose."""
+    for section in page.sections:
+        for code in section.code:
+            yield code.line, code.text, True
+        for language, block in section.fences:
+            if language in SHELLS:
+                for line, text in _lines(block):
+                    yield line, text, False
+
+
+def _lines(block: Mention) -> Iterator[tuple[int, str]]:
     """Commands of a block of code, a line each, or several lines that end in a backslash."""
     waiting, first = "", block.line
     for number, line in enumerate(block.text.split("\n"), block.line):
@@ -195,9 +218,5 @@ def _lines(block: Mention) -> Iterator[tuple[int, list[str]]]:
         if waiting.endswith("\\"):
             waiting = waiting[:-1] + " "
             continue
-        for words in split(waiting, prose=False):
-            yield first, words
+        yield first, waiting
         waiting = ""
-
-
-_PROGRAMS = {"megacontext", *LAUNCHERS}

@@ -31,9 +31,8 @@ _BEGINS = re.compile(r"\W*\d*\.?\d")
 _THE_SAME = re.compile(r"[Ss]ame (run|machine|device|day|command)")
 _DEVICE = re.compile(r"\b(CPU|GPU|cores?|processor|EPYC|Xeon|H100|H200)\b")
 _DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
+_BENCH = re.compile(r"\S*bench\S*\.py")
 _NO_COMMAND = re.compile(r"by hand|not kept|[Dd]evelopment runs?|That is arithmetic")
-_SHORT = re.compile(r"(ask|bench|chat|demo|eval|eval-language|inspect|memory|train) \S+")
-"""A command without its first word, as tables of claims have it."""
 
 
 def check_figures(root: Path, pages: Sequence[Page]) -> Iterator[Finding]:
@@ -88,10 +87,8 @@ def _note(link: str, notes: dict[str, Page]) -> Page | None:
 
 
 def _has_command(section: Section) -> bool:
+    """Whether a section names what made its figures: a command, or a script; or admits that it was neither."""
     spans = [code.text for code in section.code]
     spans += [line for _, block in section.fences for line in block.text.split("\n")]
-    if any(is_command(text) or _SHORT.match(text) for text in spans):
-        return True
-    return any(text.endswith(".py") and "bench" in text for text in spans) or bool(
-        _NO_COMMAND.search(section.prose)
-    )
+    made = any(is_command(text) or _BENCH.fullmatch(text) for text in spans)
+    return made or _NO_COMMAND.search(section.prose) is not None
