@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.metadata import entry_points
+from collections.abc import Iterable, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
 import tyro
@@ -27,19 +27,21 @@ class Command(Protocol):
         ...
 
 
-def read_command(arguments: Sequence[str]) -> Command:
+def read_command(arguments: Sequence[str], commands: Iterable[EntryPoint] | None = None) -> Command:
     """The command that `megacontext ARGUMENTS` asks for, with its options, not run.
 
-    Where they do not parse, tyro says why on standard error and SystemExit(2) is raised; after --help SystemExit(0).
+    `commands` are those that there are; None: the installed ones. Where the arguments do not parse, tyro says why on
+    standard error and SystemExit(2) is raised; after --help SystemExit(0).
     """
     given = list(arguments)
-    known = {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+    there = entry_points(group=GROUP) if commands is None else commands
+    known = {entry.name: entry for entry in sorted(there, key=lambda entry: entry.name)}
     # Only the command that is asked for is imported: the others' imports take seconds.
     if given and given[0] in known:
         return tyro.cli(known[given[0]].load(), prog=f"megacontext {given[0]}", args=given[1:])
-    commands = {name: entry.load() for name, entry in known.items()}
+    loaded = {name: entry.load() for name, entry in known.items()}
     return tyro.extras.subcommand_cli_from_dict(
-        commands, prog="megacontext", args=given, sort_subcommands=False
+        loaded, prog="megacontext", args=given, sort_subcommands=False
     )
 
 

@@ -23,13 +23,16 @@ import io
 import itertools
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from doccheck.pages import Finding, Mention, Page
 from doccheck.places import is_path, places
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 SHELLS = ("bash", "sh", "console")
 PYTHONS = ("torchrun", "python", "python3")
 OTHERS = ("marimo", "pip", "pytest", "ruff")
@@ -159,7 +162,7 @@ def _parsed(given: Sequence[str]) -> str | None:
     told = io.StringIO()
     try:
         with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-            command = read_command(given)
+            command = read_command(given, _declared())
         resolve = getattr(command, "resolved", None)
         if resolve is not None:
             resolve()
@@ -171,6 +174,15 @@ def _parsed(given: Sequence[str]) -> str | None:
         words = re.sub(r"[^\w\s.,:;'\"<>=/\-{}()]", " ", told.getvalue())
         return " ".join(words.split())[:200]
     return None
+
+
+@cache
+def _declared() -> tuple[EntryPoint, ...]:
+    """The commands that this checkout declares: an installation may be older, and its prose is not about that."""
+    declared = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    group = "megacontext.commands"
+    commands = declared["project"]["entry-points"][group]
+    return tuple(EntryPoint(name, value, group) for name, value in commands.items())
 
 
 def _script(path: Path, name: str, given: Sequence[str]) -> str | None:
