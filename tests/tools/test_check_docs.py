@@ -130,6 +130,16 @@ def test_what_counts_as_a_figure(text, is_one):
     assert has_figure(text) == is_one
 
 
+def test_what_a_block_of_python_imports_must_be_there(vault):
+    root = vault(
+        "third.md", "# A third\n\n```python\nimport os\n\nfrom megacontext.spans import conjure\n```\n"
+    )
+    (root / "megacontext").mkdir()
+    (root / "megacontext" / "spans.py").write_text("def parent(): ...\n")
+    (found,) = says(root)
+    assert found.startswith("obsidian/third.md:6: ") and "megacontext.spans.conjure" in found
+
+
 def test_promises_may_stand_under_open_and_in_plans(vault):
     root = vault("note.md", SOUND + "\n## Open\nHistories of 32k tokens: not yet.\n")
     assert says(vault("plans/Ideas.md", "# Ideas\nThis will be built.\n")) == []

@@ -3,7 +3,8 @@
 What is taken for a path of ours: a span without blanks whose first folder is one of the checkout's, or of a package
 (`focus/allocator.py` is megacontext/focus/allocator.py). `a/{b,c}.py` is both, `*` matches, what holds `<`, `...` or a
 word in capitals stands for something and is left alone. `tests/x/test_y.py::test_z` is a test of that name. A dotted
-name that begins with a package of ours is a module, or something that a module defines.
+name that begins with a package of ours is a module, or something that a module defines; so is what a block of Python
+imports, what the page defines itself left aside.
 
 Paths of what a run writes (`runs/...`) are no paths of ours.
 """
@@ -17,18 +18,31 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from doccheck.pages import Finding, Page
+from doccheck.pages import Finding, Mention, Page
 
 PACKAGES = {"megacontext": "megacontext", "workbench": "workbench", "megakernels": "kernels/megakernels"}
 FOLDERS = ("megacontext", "workbench", "kernels", "notebooks", "data", "tests", "tools", "obsidian", ".ci")
 _PATH = re.compile(r"[\w.\-{},*?\[\] ]+(/[\w.\-{},*?\[\] ]+)*/?(::\w+)?")
 _DOTTED = re.compile(r"(megacontext|workbench|megakernels)(\.\w+)+")
+_DEFINES = re.compile(r"^(?:def|class) (\w+)", re.MULTILINE)
 _STANDS_FOR = re.compile(r"<|\.\.\.|\b[A-Z]{2,}\b(?!\.md)|(^|[/._])[A-Z]([/._]|$)")
 
 
 def check_places(root: Path, pages: Sequence[Page]) -> Iterator[Finding]:
     """One sentence for each path, module or test that is named and not there."""
     for page in pages:
+        blocks = [
+            block for section in page.sections for language, block in section.fences if language == "python"
+        ]
+        own = {name for block in blocks for name in _DEFINES.findall(block.text)}
+        for block in blocks:
+            for line, name in _imported(block):
+                if (
+                    _DOTTED.fullmatch(name)
+                    and own.isdisjoint(name.split("."))
+                    and (says := missing(root, name))
+                ):
+                    yield page.find(line, says)
         for section in page.sections:
             for code in section.code:
                 if says := missing(root, code.text):
@@ -52,6 +66,19 @@ def missing(root: Path, text: str) -> str | None:
         if test and test not in _defined(there[0]):
             return f"a test must be there, {one} has no {test}; mend the name"
     return None
+
+
+def _imported(block: Mention) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of all that a block of Python imports; nothing of what is no whole program."""
+    try:
+        tree = ast.parse(block.text)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield from ((block.line + node.lineno - 1, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((block.line + node.lineno - 1, alias.name) for alias in node.names)
 
 
 def is_path(root: Path, text: str) -> bool:
