@@ -28,6 +28,7 @@ from bokeh.resources import INLINE
 from megacontext.errors import ConfigError
 from megacontext.runtime.run import RunFolder
 from workbench.keeping import KeptRun, kept_run
+from workbench.stores.run import RunStore
 
 if TYPE_CHECKING:
     from megacontext.train.trainers import Kind
@@ -107,6 +108,22 @@ def kept_training(notebook: str | Path, kind: Kind, config: Any) -> Path:
     from megacontext.train.trainers import Order  # here: it brings torch, which takes seconds
 
     return _kept(notebook, config, lambda runs, name: kind.train(config, Order(runs=runs, name=name)).run)
+
+
+def given_run(path: str | Path) -> RunStore:
+    """A run that somebody else made, opened to be shown; a report names it among what it was drawn from."""
+    store = RunStore(path)
+    if _showing is not None:
+        recipe = str(store.info.raw.get("recipe_fingerprint", "–"))
+        _showing.runs.append(KeptRun(store.path, recipe, "as it was given", found=True))
+    return store
+
+
+def newest_run(notebook: str | Path) -> RunStore | None:
+    """The run that this notebook began last, finished or not, to be looked at as it grows; None before the first."""
+    name = Path(notebook).stem.replace("_", "-")
+    begun = [path for path in runs_folder().glob(f"{name}*") if (path / "run.json").is_file()]
+    return RunStore(max(begun, key=lambda path: (path / "recipe.toml").stat().st_mtime)) if begun else None
 
 
 def runs_folder() -> Path:

@@ -102,7 +102,7 @@ def made(executed: Executed) -> list[tuple[str, Markup | str]]:
         ("arguments", plain(" ".join(f"--{name} {value}" for name, value in values.items()) or "none")),
         ("digest of code and data", code_digest(executed.path)),
         ("written", f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC"),
-        ("took", f"{executed.seconds:.1f} s, {len(executed.showing.runs)} runs kept or found"),
+        ("took", f"{executed.seconds:.1f} s, of which runs that were found took none"),
         ("device", plain(about["device"])),
         *((plain(name), plain(version)) for name, version in about["versions"].items()),
     ]

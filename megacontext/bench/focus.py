@@ -23,9 +23,11 @@ from megacontext.focus import (
     AllocatorConfig,
     AllocatorState,
     Edit,
+    FocusStep,
     NodeUtilities,
     Plan,
     Rules,
+    ScoreFunction,
     WorkingContext,
     best_context,
     plan,
@@ -167,15 +169,8 @@ def shares(config: FocusBenchConfig, tokens: int, shape: str) -> list[dict[str, 
         best = value_of(goal, utilities)
         score = best_block_ranks(utilities, config.budget // BLOCK)
         for name, found in reached.items():
-            allocator = AllocatorConfig(strategy=name, seed=seed, protect_recent_tokens=0)
-            steps = refocus(
-                WorkingContext.cover(tokens, BLOCK),
-                score,
-                config.budget,
-                AllocatorState(),
-                allocator,
-                config.max_steps,
-                goal=goal,
+            steps = walk(
+                name, WorkingContext.cover(tokens, BLOCK), score, config.budget, goal, config.max_steps, seed
             )
             final = steps[-1].context
             value = value_of(final, utilities)
@@ -194,6 +189,20 @@ def shares(config: FocusBenchConfig, tokens: int, shape: str) -> list[dict[str, 
         }
         for name, found in reached.items()
     ]
+
+
+def walk(
+    strategy: str,
+    start: WorkingContext,
+    score: ScoreFunction,
+    budget: int,
+    goal: WorkingContext,
+    max_steps: int,
+    seed: int = 0,
+) -> list[FocusStep]:
+    """The steps of one strategy from `start`, free to fold even the newest tokens, as the best context is."""
+    allocator = AllocatorConfig(strategy=strategy, seed=seed, protect_recent_tokens=0)
+    return refocus(start, score, budget, AllocatorState(), allocator, max_steps, goal=goal)
 
 
 def random_context(tokens: int, entries: int, rng: np.random.Generator) -> WorkingContext:
@@ -228,7 +237,7 @@ def block_utilities(tokens: int, shape: str, rng: np.random.Generator) -> NodeUt
     return NodeUtilities(num_tokens=tokens, block_size=BLOCK, raw=raw)
 
 
-def best_block_ranks(utilities: NodeUtilities, room: int) -> Callable[[WorkingContext], np.ndarray]:
+def best_block_ranks(utilities: NodeUtilities, room: int) -> ScoreFunction:
     """Scores by rank alone: 1 for entries with the best block, 0 with the `room`-th best, -1 from twice that on."""
     ranks = np.empty(len(utilities.raw))
     ranks[np.argsort(-utilities.raw, kind="stable")] = np.arange(len(ranks))

@@ -46,6 +46,7 @@ _BOOKS = (
     "pride-and-prejudice",
 )
 _CHUNK_TOKENS = 1 << 18
+_PREFILL_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class LiveBenchConfig:
     """Facts in the first few thousand tokens of every history."""
     rounds: int = 12
     """Periods decoded at each length, of the blocks between two refocuses."""
+    plain_tokens: tuple[int, ...] = (4096, 8192)
+    """Histories that the same model decodes behind while it keeps every token: what a memory is compared with."""
     together: tuple[int, ...] = (2, 4, 8)
     """How many sessions speak side by side."""
     seed: int = 0
@@ -83,7 +86,7 @@ def bench_live(config: LiveBenchConfig, model: str, say: Callable[[str], None]) 
     told: dict[str, Any] = {"machine": machine(), "config": vars(config)}
     with tempfile.TemporaryDirectory(prefix="megacontext-bench-") as folder:
         say("writing histories")
-        planted, paths = _histories(config, bundle, Path(folder))
+        planted, paths = histories(config, bundle, Path(folder))
         with ExitStack() as stack:
             encoder = BundleEncoder(bundle)
             memories = {
@@ -92,6 +95,8 @@ def bench_live(config: LiveBenchConfig, model: str, say: Callable[[str], None]) 
             }
             say("decoding")
             told["decode"] = decoding(config, bundle, memories)
+            say("keeping every token")
+            told["plain"] = keeping_every_token(config, bundle)
             say("answering")
             told["answers"] = answering(config, bundle, memories, planted)
             say("side by side")
@@ -146,6 +151,31 @@ def decoding(config: LiveBenchConfig, bundle: Bundle, memories: dict[int, Memory
     for tokens in told.values():
         for name in ("p50_ms", "period_ms"):
             tokens[name.replace("ms", "ratio")] = tokens[name] / told[str(shortest)][name]
+    return told
+
+
+@torch.inference_mode()
+def keeping_every_token(config: LiveBenchConfig, bundle: Bundle) -> dict[str, Any]:
+    """Milliseconds a token of the same base behind a history of which every token's keys and values are kept.
+
+    What it says is not looked at: beyond its window the tiny model says nothing of use, but it takes its time.
+    """
+    base, told = bundle.base, {}
+    text = torch.from_numpy(bundle.tokenizer.encode(load_book(_BOOKS[0]).text).astype(np.int64))
+    steps = config.rounds * bundle.config.block_size
+    for tokens in config.plain_tokens:
+        cache = base.reserve(1, tokens + steps)
+        for start in range(0, tokens, _PREFILL_TOKENS):
+            places = torch.arange(start, min(start + _PREFILL_TOKENS, tokens))
+            ids = text[places % len(text)][None]
+            base(base.embed(ids), places[None], ids=ids, cache=cache)
+        taken = []
+        for step in range(steps):
+            ids, place = text[None, step : step + 1], torch.tensor([[tokens + step]])
+            began = time.perf_counter()
+            base.unembed(base(base.embed(ids), place, ids=ids, cache=cache))
+            taken.append(1000 * (time.perf_counter() - began))
+        told[str(tokens)] = {"p50_ms": statistics.median(taken), "positions": tokens}
     return told
 
 
@@ -282,7 +312,7 @@ def _live(
     return LiveSession(session, LiveConfig(layout=layout))
 
 
-def _histories(
+def histories(
     config: LiveBenchConfig, bundle: Bundle, folder: Path
 ) -> tuple[PlantedHistory, dict[int, Path]]:
     """A memory of each length: facts in its first pages, then novels again and again."""

@@ -6,10 +6,14 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from megacontext.corpus.book import load_book
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.encoding import BundleEncoder
@@ -21,6 +25,7 @@ from megacontext.runtime.session import FocusConfig, Session, starting_context
 from megacontext.runtime.steps import said_room
 from megacontext.spans import Span
 from megacontext.tasks.asked import AskedHistory
+from megacontext.tokenizer import Tokenizer
 from megacontext.tree.memory import Memory
 
 KEPT_MEMORIES = ".memories"
@@ -76,6 +81,19 @@ class Case:
             last = min((span.stop - 1) // size, memory.num_blocks - 1)
             blocks.update(range(span.start // size, last + 1))
         return tuple(sorted(blocks))
+
+
+def history_of_books(books: Sequence[str], tokens_each: int, tokenizer: Tokenizer) -> History:
+    """The beginnings of some books, one document each, of so many tokens at most, in which nothing is asked.
+
+    Raises what `load_book` raises.
+    """
+    texts = [tokenizer.encode(load_book(name).text)[:tokens_each] for name in books]
+    ends = np.cumsum([len(text) for text in texts]).tolist()
+    stretches = tuple(
+        Stretch(name, end - len(text), end) for name, text, end in zip(books, texts, ends, strict=True)
+    )
+    return History("books", "books-0", AskedHistory(np.concatenate(texts), ()), 0, stretches)
 
 
 def check_room(history: History, bundle: Bundle | FrozenReader, budget: int, *, aloud: bool = False) -> None:

@@ -18,6 +18,7 @@ from workbench.plots.curves import INGEST_PANELS, TRAIN_PANELS, Panel, curves, p
 from workbench.plots.feeding import Feed
 from workbench.plots.gists import gist_scatter
 from workbench.plots.intervals import intervals, series_colours
+from workbench.plots.lines import lines
 from workbench.plots.results import accuracy_bars, accuracy_by_depth
 from workbench.plots.steps import RowFrame, context_rows, feed_rows
 from workbench.plots.tree import tree_columns, tree_pyramid
@@ -43,6 +44,7 @@ __all__ = [
     "gist_scatter",
     "intervals",
     "lens_scores",
+    "lines",
     "panel_series",
     "series_colours",
     "tree_columns",

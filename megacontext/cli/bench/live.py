@@ -59,6 +59,10 @@ def _print(told: dict[str, Any]) -> None:
     for row in length_rows(told):
         table.add_row(*row)
     console.print(table)
+    plain = plain_table("tokens, every one kept", "p50 ms a token", "positions")
+    for tokens, arm in told["plain"].items():
+        plain.add_row(f"{int(tokens):,}", f"{arm['p50_ms']:.2f}", f"{arm['positions']:,}")
+    console.print(plain)
     beside = plain_table("sessions", "ms a token, side by side", "ms, one by one", "gain (least to most)")
     for count, arm in told["together"].items():
         beside.add_row(

@@ -29,7 +29,8 @@ from megacontext.train.joint.state import restore_joint_state, save_joint_state
 from megacontext.train.joint.trainer import Figures, JointTrainer
 from megacontext.train.stopping import Stop, graceful
 
-_LOG_EVERY = 10
+_LOG_EVERY, _LEAST_ROWS = 10, 9
+"""Steps from one row of telemetry to the next, fewer where a short run would have fewer rows than that."""
 _CURVE_WINDOWS = 16
 """Of the measurements on the way; those before and after take all."""
 
@@ -100,6 +101,7 @@ class _Loop:
 
     def go(self, stop: Stop) -> None:
         trainer, config = self.trainer, self.trainer.config
+        every = max(1, min(_LOG_EVERY, config.total_steps // _LEAST_ROWS))
         with Progress("end to end", config.total_steps) as progress:
             progress.set(trainer.step)
             while trainer.step < config.total_steps:
@@ -107,7 +109,7 @@ class _Loop:
                 began = time.monotonic()
                 figures = trainer.train_step()
                 self.noted["training_s"] += time.monotonic() - began
-                if trainer.step % _LOG_EVERY == 0 or trainer.step == config.total_steps:
+                if trainer.step % every == 0 or trainer.step == config.total_steps:
                     self._tell(stage, figures)
                 progress.set(trainer.step, f"{stage} · {_said(figures)}")
                 due = trainer.step in ends or trainer.step % config.measure.save_every == 0
