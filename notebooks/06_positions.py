@@ -184,7 +184,10 @@ def answers(read_by):
 
 @app.cell
 def folds(folded, read_by):
-    policy_of = {str(model): policy for policy, (model, _) in read_by.items()}
+    models = dict.fromkeys(
+        cell["model"] for cell in folded.results["cells"]
+    )  # in the order in which they were given
+    policy_of = dict(zip(models, read_by, strict=True))
     costs = pl.DataFrame(
         [
             {
@@ -196,7 +199,7 @@ def folds(folded, read_by):
                 "n": cell["spans"],
             }
             for cell in folded.results["cells"]
-            if cell["in_place"] == "gist" and cell["model"] in policy_of
+            if cell["in_place"] == "gist"
         ]
     )
     mo.vstack(

@@ -93,14 +93,20 @@ def validation(stores):
         )
         for arm, store in stores.items()
     )
+    losses = pl.concat(
+        store.frame("train").select(
+            pl.lit(arm).alias("series"), pl.col("step").alias("x"), pl.col("loss_nats").alias("y")
+        )
+        for arm, store in stores.items()
+    )
     mo.vstack(
         [
-            mo.md(
-                "Bits per byte on a book that neither was trained on, read as plain tokens, by tokens seen."
-            ),
+            mo.md("""
+            Bits per byte on a book that neither was trained on, read as plain tokens, by tokens seen; and the loss that
+            each was trained by, which of the one with gists is that of mixed rows."""),
             offline(
                 lines(frame, x_label="tokens seen", y_label="bits per byte"),
-                *(curves(store.frame("train"), TRAIN_PANELS[0], height_px=180) for store in stores.values()),
+                lines(losses, x_label="training step", y_label="training loss, nats", x_format="0", dots=False),
             ),
         ]
     )

@@ -8,12 +8,14 @@ Bokeh's scripts, and a mere place in a report, which has them once.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,6 +52,8 @@ class Showing:
 
 
 _showing: Showing | None = None
+_taken: ContextVar[dict[str, Any] | None] = ContextVar("_taken", default=None)
+"""Arguments in a thread of our own, where marimo does not tell them."""
 
 
 @contextmanager
@@ -150,7 +154,9 @@ def watched(work: Callable[[], T], look: Callable[[], Any], every_s: float = 1.0
         except BaseException as problem:
             outcome.append(problem)
 
-    thread = threading.Thread(target=do, daemon=True)
+    around = contextvars.copy_context()
+    around.run(_taken.set, _given())
+    thread = threading.Thread(target=around.run, args=(do,), daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(every_s)
@@ -194,6 +200,8 @@ def _given() -> dict[str, Any]:
     """Arguments of this notebook. A bare `--` before them, as for marimo's own commands, says nothing."""
     if _under_pytest():
         return {"tiny": ""}
+    if (taken := _taken.get()) is not None:
+        return taken
     return {str(name): value for name, value in mo.cli_args().to_dict().items() if name}
 
 
