@@ -106,7 +106,9 @@ def validation(stores):
             each was trained by, which of the one with gists is that of mixed rows."""),
             offline(
                 lines(frame, x_label="tokens seen", y_label="bits per byte"),
-                lines(losses, x_label="training step", y_label="training loss, nats", x_format="0", dots=False),
+                lines(
+                    losses, x_label="training step", y_label="training loss, nats", x_format="0", dots=False
+                ),
             ),
         ]
     )
