@@ -137,17 +137,14 @@ def figures(found):
         for tokens, arm in part.items()
     ]
     frame = pl.DataFrame(rows).with_columns(MB=pl.col("positions") * each / 1e6)
-    axis = "tokens of history"
+    axis, ground = "tokens of history", (0, None)
     charts = [
-        lines(frame.with_columns(y=pl.col("ms")), x_label=axis, y_label="ms a token, median", log_x=True),
-        lines(
-            frame.with_columns(y=pl.col("positions")),
-            x_label=axis,
-            y_label="positions",
-            log_x=True,
-            y_format="0.[0]a",
-        ),
-        lines(frame.with_columns(y=pl.col("MB")), x_label=axis, y_label="MB of keys and values", log_x=True),
+        lines(frame.with_columns(y=pl.col(column)), x_label=axis, y_label=label, log_x=True, y_limits=ground)
+        for column, label in (
+            ("ms", "ms a token, median"),
+            ("positions", "positions"),
+            ("MB", "MB of keys and values"),
+        )
     ]
     mo.vstack([mo.md("## One token, by the length of the history"), offline(*charts)])
     return (frame,)

@@ -172,7 +172,9 @@ def _cell(value: object) -> Markup | str:
         return "–" if value is None else "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 10_000 else plain(value, 200)
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return plain(value, 200)
 
 
 def _linked(words: str, folder: Path) -> str:

@@ -23,7 +23,7 @@ def lines(
     log_y: bool = False,
     x_format: str = "0.[0]a",
     y_format: str = "0.[00]",
-    y_limits: tuple[float, float] | None = None,
+    y_limits: tuple[float | None, float | None] | None = None,
     dots: bool = True,
     height_px: int = 260,
 ) -> hv.Overlay:
