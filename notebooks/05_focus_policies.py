@@ -293,7 +293,9 @@ def answer(by_leader, config, rows):
     def mean_of(leader, strategy):
         return by_leader.filter((pl.col("led_by") == leader) & (pl.col("strategy") == strategy))["mean"][0]
 
-    drawn_share = dict(rows.group_by("strategy").agg(pl.col("share_of_best").min()).iter_rows())
+    drawn_share = dict(
+        rows.group_by("strategy", maintain_order=True).agg(pl.col("share_of_best").min()).iter_rows()
+    )
     led = {leader: mean_of(leader, "greedy") for leader in ("the truth", "LensNet")}
     fault = "the scores" if 1 - led["LensNet"] > 2 * (1 - led["the truth"]) else "no one part"
     mo.md(f"""
