@@ -171,7 +171,8 @@ def _parsed(given: Sequence[str]) -> str | None:
     except SystemExit as ended:
         if ended.code in (0, None):
             return None
-        words = re.sub(r"[^\w\s.,:;'\"<>=/\-{}()]", " ", told.getvalue())
+        # tyro frames what it says.
+        words = re.sub(r"[^\w\s.,:;'\"<>=/\-{}()]|-{3,}", " ", told.getvalue())
         return " ".join(words.split())[:200]
     return None
 
