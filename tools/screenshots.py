@@ -7,25 +7,18 @@ Needs a run in --runs that keeps its memory, chromium, and playwright of the dev
 
 from __future__ import annotations
 
-import json
-import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from megacontext.progress import Progress
-from workbench.bench.live import FLAGS
+from workbench.bench.chromium import IDLE, chromium, served
 from workbench.state import VIEWS, query_of
 
-SETTLED = "() => window.Bokeh && Bokeh.documents.length && Bokeh.documents.every((one) => one.is_idle)"
 WIDE, NARROW = (1440, 960), (420, 900)
 PATIENCE_MS = 60_000
 FIGURES_MS = 5_000
@@ -46,19 +39,14 @@ class Screenshots:
     """Which views."""
 
     def take(self) -> int:
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-        if chromium is None:
-            print("pictures are taken with chromium, there is none; install it", file=sys.stderr)
-            return 2
         self.out.mkdir(parents=True, exist_ok=True)
         shots = [(view, scheme, WIDE) for view in self.views for scheme in ("dark", "light")]
         shots += [(view, "dark", NARROW) for view in self.views]
         with (
-            workbench(self.runs) as url,
-            sync_playwright() as playwright,
+            served(self.runs) as (url, _),
+            chromium() as browser,
             Progress("pictures", len(shots)) as progress,
         ):
-            browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
             for view, scheme, (width, height) in shots:
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                 open_view(page, url + query_of({"run": self.run, "view": view}), scheme)
@@ -67,21 +55,7 @@ class Screenshots:
                 page.screenshot(path=self.out / name)
                 page.close()
                 progress.advance(name)
-            browser.close()
         return 0
-
-
-@contextmanager
-def workbench(runs: Path) -> Iterator[str]:
-    """A workbench in a process of its own; its address."""
-    command = [sys.executable, "-m", "megacontext", "workbench", "--runs", str(runs), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait()
 
 
 def open_view(page: Page, url: str, scheme: str) -> None:
@@ -109,7 +83,7 @@ def prepare(page: Page, view: str) -> None:
 
 def settle(page: Page) -> None:
     """Until everything that was asked for is drawn."""
-    page.wait_for_function(SETTLED, timeout=PATIENCE_MS)
+    page.wait_for_function(IDLE, timeout=PATIENCE_MS)
     page.wait_for_timeout(1_200)
 
 

@@ -11,15 +11,7 @@ import pytest
 from make_run import make_run
 from serving import Served
 
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from workbench.bench.chromium import chromium, executable
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +38,11 @@ class Watched:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
     """Chromium, as Debian has it. Skips where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if executable() is None:
         pytest.skip("no chromium on this machine; .ci/run installs it")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

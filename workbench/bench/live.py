@@ -11,10 +11,7 @@ of one that has not.
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,19 +22,15 @@ from typing import Any
 
 import tyro
 
-from megacontext.errors import BackendUnavailableError
 from megacontext.progress import Progress
 from megacontext.runtime.run import RunFolder
+from workbench.bench.chromium import chromium, resident_bytes, served
 
 ROWS_PER_FLUSH = 10
 LAST_STEP = """() => Math.max(-1, ...[...Bokeh.documents[0].all_models]
     .filter((model) => model.type == "ColumnDataSource" && model.data.smooth && model.data.x.length)
     .map((model) => model.data.x[model.data.x.length - 1]))"""
 HEAP = "() => performance.memory ? performance.memory.usedJSHeapSize : 0"
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-    "--disable-component-update", "--disable-sync", "--enable-precise-memory-info", "--js-flags=--expose-gc",
-)  # fmt: skip
 PATIENCE_S = 60
 
 
@@ -101,24 +94,11 @@ class _Writer:
 
 
 def _watched(folder: Path, writer: _Writer) -> dict[str, Any]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        raise BackendUnavailableError("a page is watched in chromium, there is none; install it")
-    command = [sys.executable, "-m", "megacontext", "workbench", "--runs", str(folder), "--json"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        url = json.loads(server.stdout.readline())["url"]
-        with sync_playwright() as playwright:
-            page = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS)).new_page()
-            page.goto(f"{url}?run=live&view=runs")
-            page.wait_for_function(f"() => window.Bokeh && Bokeh.documents.length && ({LAST_STEP})() > 0")
-            return _timed(page, server.pid, writer)
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait()
+    with served(folder) as (url, server), chromium() as browser:
+        page = browser.new_page()
+        page.goto(f"{url}?run=live&view=runs")
+        page.wait_for_function(f"() => window.Bokeh && Bokeh.documents.length && ({LAST_STEP})() > 0")
+        return _timed(page, server, writer)
 
 
 def _timed(page: Any, server: int, writer: _Writer) -> dict[str, Any]:
@@ -142,10 +122,10 @@ def _timed(page: Any, server: int, writer: _Writer) -> dict[str, Any]:
                     raise AssertionError(f"the page never showed step {max(writer.written)}, only {shown}")
             if now - measured >= 30 or not sizes:
                 measured = now
-                sizes.append((_resident_bytes(server), page.evaluate(HEAP)))
+                sizes.append((resident_bytes(server), page.evaluate(HEAP)))
             progress.set(min(int(now - began), int(writer.seconds)))
             page.wait_for_timeout(50)
-    sizes.append((_resident_bytes(server), page.evaluate(HEAP)))
+    sizes.append((resident_bytes(server), page.evaluate(HEAP)))
     lags_ms.sort()
     return {
         "steps": max(writer.written),
@@ -157,13 +137,6 @@ def _timed(page: Any, server: int, writer: _Writer) -> dict[str, Any]:
         "server_bytes": [size for size, _ in sizes],
         "page_heap_bytes": [size for _, size in sizes],
     }
-
-
-def _resident_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 if __name__ == "__main__":

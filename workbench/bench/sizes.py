@@ -10,15 +10,11 @@ the click to the moment when the page shows what it leads to. Memory is the serv
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +24,15 @@ import polars as pl
 import tyro
 
 from megacontext.bench.machine import machine
-from megacontext.errors import BackendUnavailableError
 from megacontext.evals.statistics import wilson
 from megacontext.progress import Progress
 from megacontext.telemetry import TelemetryWriter
-from workbench.bench.live import FLAGS
+from workbench.bench.chromium import IDLE, chromium, resident_bytes, served
 from workbench.stores.run import RunStore
 
 ARMS = ("recency", "bm25", "lensnet", "oracle")
 QUESTIONS_A_HISTORY = 100
 LARGE, HISTORY_GROUP = "large", "16k"
-READY = "() => window.Bokeh && Bokeh.documents.length && Bokeh.documents.every((one) => one.is_idle)"
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class SizesBench:
             began = time.perf_counter()
             _check(folder, self, right)
             opened_ms = 1000 * (time.perf_counter() - began)
-            with served(folder) as (url, pid), _browser() as browser:
+            with served(folder) as (url, pid), chromium() as browser:
                 figures = _timed(browser, url, self.repeats)
                 return (
                     {"open_ms": round(opened_ms)}
@@ -160,30 +154,6 @@ def _check(folder: Path, sizes: SizesBench, right: int) -> None:
     assert len(store.frame("focus")) == sizes.rows - sizes.answers and page.right == right
 
 
-@contextmanager
-def served(folder: Path) -> Iterator[tuple[str, int]]:
-    """A workbench over a folder, in a process of its own: its address and that process."""
-    command = [sys.executable, "-m", "megacontext", "workbench", "--runs", str(folder), "--json"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield json.loads(server.stdout.readline())["url"], server.pid
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait()
-
-
-@contextmanager
-def _browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        raise BackendUnavailableError("pages are timed in chromium, there is none; install it")
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
-
-
 def _timed(browser: Any, url: str, repeats: int) -> dict[str, Any]:
     """First paints once warm, then clicks; each until the page shows what was asked for."""
     figures: dict[str, Any] = {}
@@ -201,7 +171,7 @@ def _timed(browser: Any, url: str, repeats: int) -> dict[str, Any]:
             page.locator(seen[name]).first.wait_for()
             page.locator("canvas").first.wait_for()
             paints.append(1000 * (time.perf_counter() - began))
-            page.wait_for_function(READY)
+            page.wait_for_function(IDLE)
             if len(paints) < 3:
                 page.close()
         figures[f"{name}_first_paint_ms"] = [round(one) for one in paints]
@@ -278,15 +248,6 @@ def _holds(text: str) -> str:
 
 def _first_arm(arm: str) -> str:
     return f"() => {_TABLE % 'Samples'}?.querySelectorAll('tbody tr td')[2]?.textContent == '{arm}'"
-
-
-def resident_bytes(pid: int) -> int:
-    """What a process holds; 0 where the system does not tell."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), 0)
 
 
 if __name__ == "__main__":
