@@ -19,14 +19,25 @@ class Desk:
         self.library = library
         self.selection = selection or Selection()
         self.run: RunStore | None = None
-        """The selected run; None where none is selected or it cannot be shown."""
+        """The selected run; None where none is selected or it cannot be shown. Other desks may have it too."""
+        self._revision = 0
 
     def open_run(self) -> None:
         """Open the selected run, if any, and settle the selection on what it has. Raises ConfigError."""
         self.run = None
         if self.selection.run:
             self.run = self.library.run(self.selection.run)
+            self._revision = self.run.revision
         self.settle()
+
+    def follow(self) -> bool:
+        """Take in what the open run has written; whether this desk has anything new. Raises ConfigError."""
+        if self.run is None:
+            return False
+        self.run.refresh()
+        new = self.run.revision != self._revision
+        self._revision = self.run.revision
+        return new
 
     def settle(self) -> None:
         """Move whatever is selected and does not exist to something that does."""

@@ -28,7 +28,7 @@ from workbench.stores.runs import RunSummary
 from workbench.text import count, plain, size, visible
 from workbench.theme import theme
 from workbench.views import VIEW_CLASSES, View
-from workbench.views.parts import empty, pairs, problem, prose, stack
+from workbench.views.parts import empty, looked_at, pairs, problem, prose, stack
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +127,9 @@ class Workbench:
         pn.state.add_periodic_callback(self.poll, period=POLL_MS)
 
     def poll(self) -> None:
-        """Take in what is new."""
+        """Take in what is new, while somebody looks."""
+        if not looked_at():
+            return
         with self._telling():
             self._polls += 1
             run = self.desk.run
@@ -136,7 +138,7 @@ class Workbench:
             if run is None and self.selection.run:
                 self._open_run()
             elif run is not None:
-                changed = run.refresh()
+                changed = self.desk.follow()
                 if changed:
                     self.desk.settle()
                     self._show_choices()

@@ -1,8 +1,11 @@
 """The page, without a browser: what it says when something is amiss, and what it lets in."""
 
+import gc
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import panel as pn
 import pytest
 from desks import live_run
 from make_run import run_json, write_json
@@ -11,7 +14,7 @@ from megacontext.errors import ConfigError
 from megacontext.tree import Identity, Memory
 from workbench.page import Workbench, question_labels
 from workbench.server import serve
-from workbench.stores.library import Library
+from workbench.stores.library import RUNS_KEPT, Library
 from workbench.stores.run import RunStore
 
 
@@ -80,3 +83,56 @@ def test_a_memory_without_a_run_opens_on_its_tree(tmp_path: Path) -> None:
     page = Workbench(library)
     assert page.selection.view == "tree" and "plain" in page._about.object and "100" in page._about.object
     library.close()
+
+
+def test_pages_share_the_store_of_a_run_and_each_shows_what_is_new(run_copy: Path) -> None:
+    library = Library(run_copy.parent)
+    one, other = Workbench(library), Workbench(library)
+    assert one.desk.run is other.desk.run
+    write_json(run_copy / "run.json", run_json("copy", status="failed"))
+    one.poll()
+    other.poll()
+    assert "failed" in one._about.object and "failed" in other._about.object
+
+
+def test_a_store_goes_with_the_last_page_that_shows_it_but_for_the_last_few(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    for number in range(RUNS_KEPT + 2):
+        shutil.copytree(finished_run, tmp_path / f"run-{number}")
+    library = Library(tmp_path)
+    shown = library.run("run-0")
+    for number in range(RUNS_KEPT + 2):
+        library.run(f"run-{number}")
+    gc.collect()
+    assert len(library._runs) == 1 + RUNS_KEPT and library.run("run-0") is shown
+
+
+def test_another_run_under_the_same_name_is_another_store(
+    run_copy: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    library = Library(run_copy.parent)
+    before = library.run("copy")
+    run_copy.rename(tmp_path / "away")
+    shutil.copytree(finished_run, run_copy)
+    assert library.run("copy") is not before and library.run("copy") is library.run("copy")
+
+
+def test_a_damaged_run_is_told_until_it_is_none_any_more(run_copy: Path) -> None:
+    page = Workbench(Library(run_copy.parent))
+    (run_copy / "run.json").write_text("{")
+    for _ in range(3):
+        page.poll()
+        assert page._alert.visible
+
+
+def test_a_page_whose_browser_has_gone_reads_nothing(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Workbench(Library(run_copy.parent))
+    gone = SimpleNamespace(session_context=SimpleNamespace(session=SimpleNamespace(connection_count=0)))
+    write_json(run_copy / "run.json", run_json("copy", status="failed"))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(pn.state), "curdoc", gone)
+        page.poll()
+    assert "failed" not in page._about.object
+    page.poll()
+    assert "failed" in page._about.object

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from megacontext.errors import ConfigError, MegaContextError, TreeFormatError
 from workbench.stores.catalogue import Catalogue
@@ -20,7 +22,7 @@ from workbench.stores.memory import MemoryStore, bytes_of, stamp_of
 from workbench.stores.parts import Parts
 from workbench.stores.replay import Replay
 from workbench.stores.run import RunStore
-from workbench.stores.runs import RunSummary, list_runs
+from workbench.stores.runs import RunSummary, list_runs, read_info
 
 MEMORIES_OPEN = 4
 """Memories that stay open at most."""
@@ -28,6 +30,8 @@ CURVES_KEPT = 16
 """Runs whose curves stay in memory at most."""
 REFUSED_FOR_S = 10.0
 """How long a memory that cannot be opened is not tried again while its files stay as they are: a try walks them."""
+RUNS_KEPT = 2
+"""Runs that stay in memory though no page shows them: whoever reloads a page finds his again."""
 MEMORY_FOLDER = "memory"
 """Folder of a run that holds the memories of its histories."""
 
@@ -36,6 +40,14 @@ class _Refused(NamedTuple):
     files: object
     problem: MegaContextError
     until_s: float
+
+
+class _Folder(NamedTuple):
+    """What tells a run from another one that took its name."""
+
+    name: str
+    inode: int
+    started: datetime | None
 
 
 class Library:
@@ -59,6 +71,8 @@ class Library:
         self.replay = Replay()
         self._given = None if memory is None else Path(memory).resolve()
         self._open: OrderedDict[Path, MemoryStore] = OrderedDict()
+        self._runs: WeakValueDictionary[_Folder, RunStore] = WeakValueDictionary()
+        self._runs_kept: deque[RunStore] = deque(maxlen=RUNS_KEPT)
         self._curves: OrderedDict[str, RunCurves] = OrderedDict()
         self.catalogue = Catalogue(self.runs_folder)
         """Every run with its state and figures, for a list of them."""
@@ -74,8 +88,25 @@ class Library:
         return list_runs(self.runs_folder)
 
     def run(self, name: str) -> RunStore:
-        """A run by its name, read anew for whoever asks. Raises ConfigError for none."""
-        return RunStore(self.run_path(name))
+        """A run by its name, brought up to date; pages that show it share it. Raises ConfigError for none.
+
+        It is let go of when the last page has, but for the few that were asked for last. Another run under the same
+        name, in a folder of its own, is another store.
+        """
+        path = self.run_path(name)
+        try:
+            inode = path.stat().st_ino
+        except OSError:
+            inode = 0  # the next line says what is wrong
+        folder = _Folder(name, inode, read_info(path).started)
+        run = self._runs.get(folder)
+        if run is None:
+            run = self._runs[folder] = RunStore(path)
+        else:
+            run.refresh()
+        if run not in self._runs_kept:
+            self._runs_kept.append(run)
+        return run
 
     def curves(self, name: str) -> RunCurves:
         """The curves of a run by its name, brought up to date; pages share them. Raises ConfigError for no run."""

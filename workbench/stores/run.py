@@ -9,6 +9,8 @@ Deliberately ignorant of plots, pages and selections.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from workbench.stores.runs import json_object, read_info
 from workbench.stores.samples import Samples
 
 DEPTH_BINS = 5
+_UNREAD = (-1, -1)
+"""The stamp of a file that could not be read: no file has it, so it is tried again."""
 
 _ROWS: dict[str, pl.DataType] = {
     "history": pl.String(), "history_tokens": pl.Int64(), "arm": pl.String(), "n": pl.Int64(), "correct": pl.Int64(),
@@ -65,32 +69,41 @@ class RunStore:
         self.recipe_text = ""
         self.recipe: dict[str, Any] = {}
         self.info = read_info(self.path)
+        self.revision = 0
+        """Another one whenever something new was taken in."""
         self.refresh()
 
     def refresh(self) -> bool:
-        """Take in what was written since the last call; whether that was anything. Raises ConfigError."""
-        changed = False
+        """Take in what was written since the last call; whether that was anything. Raises ConfigError.
+
+        What cannot be read is told by every call until it can. Pages that share the store tell by `revision` what each
+        of them has not shown yet.
+        """
+        before = self.revision
         if self._touched("run.json") or self.info.status == "running":
-            info = read_info(self.path)
-            changed = info != self.info
+            with self._reading("run.json"):
+                info = read_info(self.path)
+            self.revision += info != self.info
             self.info = info
         if self._touched("recipe.toml"):
-            self.recipe_text, self.recipe = read_recipe(self.path)
-            changed = True
+            with self._reading("recipe.toml"):
+                self.recipe_text, self.recipe = read_recipe(self.path)
+            self.revision += 1
         if self.samples.refresh():
             self._lines = _lines_of(self.samples.frame)
-            changed = True
+            self.revision += 1
         if self._touched("results.json"):
-            self._results = json_object(self.path / "results.json", "results must be readable") or {}
-            changed = True
+            with self._reading("results.json"):
+                self._results = json_object(self.path / "results.json", "results must be readable") or {}
+            self.revision += 1
         for kind in SCHEMAS:
             fresh = self._tail.new(kind)
             if len(fresh):
                 # Parts come by the second: whole again now and then, or every filter would walk thousands of pieces.
                 grown = pl.concat([self._frames[kind], fresh])
                 self._frames[kind] = grown.rechunk() if grown.n_chunks() > 32 else grown
-                changed = True
-        return changed
+                self.revision += 1
+        return self.revision != before
 
     @property
     def state(self) -> str:
@@ -277,6 +290,15 @@ class RunStore:
         known = name in self._stamps
         self._stamps[name] = stamp
         return known or stamp is not None
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """A file that cannot be read counts as not yet read."""
+        try:
+            yield
+        except ConfigError:
+            self._stamps[name] = _UNREAD
+            raise
 
     def _result_frame(self, table: str, schema: dict[str, pl.DataType]) -> pl.DataFrame:
         try:

@@ -114,6 +114,14 @@ class View(Protocol):
         ...
 
 
+def looked_at() -> bool:
+    """Whether the page at work is open in a browser; it stays for a while after that. True outside of a server."""
+    document = pn.state.curdoc
+    context = None if document is None else document.session_context
+    session = getattr(context, "session", None)
+    return session is None or session.connection_count > 0
+
+
 def prose(content: Markup | str, **options: Any) -> pn.pane.HTML:
     """HTML with the style of the page. Text of a run must come through `plain`."""
     return pn.pane.HTML(str(content), stylesheets=[CSS], sizing_mode="stretch_width", margin=0, **options)

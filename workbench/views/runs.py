@@ -23,7 +23,7 @@ from workbench.text import count, duration, percent, plain, series_legend, table
 from workbench.views.comparison import FIGURE_NAME, CurveCard
 from workbench.views.exporting import ChartSaver, chart_button, data_buttons, file_name
 from workbench.views.grid import Grid, text_cell
-from workbench.views.parts import CSS, card, empty, problem, prose, side_by_side, stack, toolbar
+from workbench.views.parts import CSS, card, empty, looked_at, problem, prose, side_by_side, stack, toolbar
 
 LIST_PX = 430
 """Height of the list, so that curves are never far below it."""
@@ -239,7 +239,7 @@ class RunsView:
             drawn.append(self._cards[metric.name].card)
         if drawn:
             self._place.extend(drawn)
-        if drawn and self._waiting and pn.state.curdoc is not None:
+        if drawn and self._waiting and pn.state.curdoc is not None and looked_at():
             pn.state.curdoc.add_next_tick_callback(self._draw_some)
 
     def _choose(self, **chosen: object) -> None:
