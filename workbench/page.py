@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from megacontext.errors import MegaContextError
 from workbench.desk import Desk
+from workbench.html import dress
 from workbench.palette import BAD, GOOD, NEUTRAL
 from workbench.state import VIEWS, Selection
 from workbench.stores.library import Library
@@ -37,6 +38,9 @@ POLL_MS = 500
 
 POLLS_PER_LISTING = 4
 """New runs are looked for less often than news of the run that is shown."""
+
+HEAD_START_MS = 100
+"""Of a browser over the server, to ask for the page's scripts: while the server reads runs it answers nobody."""
 
 TITLE = "MegaContext workbench"
 CLOSE_SIDEBAR_WHERE_NARROW = """
@@ -73,10 +77,7 @@ class Workbench:
         self._make_controls()
         self._first_run = run_name or ""
         self._take_url()
-        with self._telling():
-            self._list_runs()
-            self._open_run()
-        self.selection.param.watch(self._selected, list(Selection.KEYS))
+        _while_scripts_load(self._open)
 
     # Parts -----------------------------------------------------------------------------------------------------
 
@@ -118,12 +119,18 @@ class Workbench:
         )  # fmt: skip
         if pn.state.curdoc is not None:
             pn.state.curdoc.js_on_event("document_ready", CustomJS(code=CLOSE_SIDEBAR_WHERE_NARROW))
-        pn.state.onload(self._start)
         return page
+
+    def _open(self) -> None:
+        with self._telling():
+            self._list_runs()
+            self._open_run()
+        self.selection.param.watch(self._selected, [*Selection.KEYS, "passing"])
 
     # Following ---------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def follow(self) -> None:
+        """Look for news from now on."""
         pn.state.add_periodic_callback(self.poll, period=POLL_MS)
 
     def poll(self) -> None:
@@ -192,7 +199,7 @@ class Workbench:
                 self._show_choices()
                 self._stale = set(self._views)
                 self._show_view()
-            if pn.state.location is not None:
+            if pn.state.location is not None and not self.selection.passing:
                 pn.state.location.search = self.selection.to_query()
 
     def _show_choices(self) -> None:
@@ -342,7 +349,24 @@ def stack_with_margin(*objects: Any) -> pn.Column:
     return column
 
 
-def build_page(library: Library, run_name: str | None = None) -> pmui.Page:
-    """A page over a library, opened on what the URL names, else on `run_name`, else on the newest run."""
+def build_page(library: Library, run_name: str | None = None) -> None:
+    """Make the document at work a page over a library, opened on what the URL names, else on `run_name`, else on the
+    newest run."""
     pn.extension(notifications=False)
-    return Workbench(library, run_name).page()
+    document = pn.state.curdoc
+    workbench = Workbench(library, run_name)
+    workbench.page().server_doc(document, TITLE)
+    dress(document)
+    pn.state.onload(workbench.follow)
+
+
+def _while_scripts_load(work: Callable[[], None]) -> None:
+    """Do what a page can be sent without when its browser has begun to load scripts; at once where there is none.
+
+    Both take about a second, and there are two of them: server and browser.
+    """
+    document = pn.state.curdoc
+    if document is None or document.session_context is None:
+        work()
+    else:
+        document.add_timeout_callback(work, HEAD_START_MS)

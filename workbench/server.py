@@ -6,6 +6,7 @@ once, and the browser keeps it as a cookie.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import signal
@@ -16,10 +17,11 @@ from typing import Any
 from urllib.parse import quote
 
 import panel as pn
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.websocket import WebSocketClosedError
 
 from megacontext.errors import ConfigError
-from workbench.admission import LEAST_TOKEN_CHARACTERS, LOGIN, TokenAsked
+from workbench.admission import COOKIE, LEAST_TOKEN_CHARACTERS, LOGIN, TokenAsked
 from workbench.page import TITLE, build_page
 from workbench.state import Selection
 from workbench.stores.library import Library
@@ -61,8 +63,9 @@ def serve(
     server = pn.serve(
         {"/": lambda: build_page(library, run_name)}, port=port, address=address, start=False, show=False,
         title=TITLE, websocket_origin=origins, verbose=False,
-        # A page that is gone is forgotten soon, so that an open workbench keeps its size.
-        check_unused_sessions=10_000, unused_session_lifetime=30_000,
+        # A page that is gone is forgotten soon, so that an open workbench keeps its size; one that a slow browser is
+        # still loading is not.
+        check_unused_sessions=10_000, unused_session_lifetime=60_000,
         **({"auth_provider": TokenAsked(token)} if token else {}),
     )  # fmt: skip
 
@@ -71,6 +74,8 @@ def serve(
             on_ready(url)
         if open_browser:
             server.show("/")
+        else:
+            server.io_loop.add_callback(_warm, f"http://{host}:{port}/", token)
 
     server.io_loop.asyncio_loop.set_exception_handler(_quiet_about_closed_pages)
     # The same of messages that were on their way to it: Bokeh warns of each while it waits for the page to come back.
@@ -86,6 +91,14 @@ def serve(
         _on_sigterm(previous)
         server.stop()
         library.close()
+
+
+async def _warm(url: str, token: str) -> None:
+    """Ask for a page for nobody: the first one costs a second more than the next, which no reader need wait for."""
+    headers = {"Cookie": f"{COOKIE}={quote(token)}"} if token else {}
+    # One that does not come in time is no news: the reader waits for his own.
+    with contextlib.suppress(HTTPClientError):
+        await AsyncHTTPClient().fetch(url, headers=headers)
 
 
 def _quiet_about_closed_pages(loop: Any, context: dict[str, Any]) -> None:

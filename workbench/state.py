@@ -89,6 +89,8 @@ class Selection(param.Parameterized):
     query = param.String(default="", doc="what the colours of a query are about")
     text = param.String(default="", doc="text that is looked for in the memory")
     level = param.Integer(default=-1, doc="level whose gists are shown; -1 for the lowest that suits")
+    dots = param.String(default="", doc="what gists are coloured by; empty for what suits them")
+    layout = param.String(default="", doc="how gists are laid out; empty for principal components")
     model = param.String(default="", doc="who answers in Talk: a model that ships, or the path of a folder")
     scorer = param.String(default="", doc="who chooses what is read in Talk")
     pinned = param.String(default="", doc="tokens that stay in view in Talk, as START-STOP,START-STOP")
@@ -96,8 +98,12 @@ class Selection(param.Parameterized):
     KEYS = (
         "run", "view", "history", "arm", "question", "step", "against", "memory", "node", "span", "compare", "curves",
         "axis", "smooth", "sort", "find", "table", "cell", "verdict", "search", "order", "page", "sample", "colour",
-        "query", "text", "level", "model", "scorer", "pinned",
+        "query", "text", "level", "dots", "layout", "model", "scorer", "pinned",
     )  # fmt: skip
+
+    passing = param.Boolean(
+        default=False, doc="what is selected is passed through, as by playing; the address waits for the end"
+    )
 
     def choose(self, **chosen: object) -> None:
         """Select, and let go of what meant something of what was selected before; what is chosen too stays."""

@@ -40,6 +40,20 @@ def test_playing_goes_on_from_the_start_and_ends_at_the_last() -> None:
     assert not control.playing
 
 
+def test_the_address_waits_while_steps_are_passed_through() -> None:
+    control, selection = stepper(0)
+    waits = []
+    selection.param.watch(
+        lambda event: waits.append((selection.passing, selection.step)), ["step", "passing"]
+    )
+    control.toggle()
+    for _ in range(3):
+        control.advance()
+    assert waits == [(True, 0), (True, 1), (True, 2), (True, 3), (False, 3)]
+    control.press("ArrowLeft")
+    assert waits[-1] == (False, 2)
+
+
 def test_playing_stops_when_asked_and_where_another_view_is_looked_at() -> None:
     control, selection = stepper(0)
     control.toggle()

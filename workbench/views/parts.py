@@ -81,7 +81,7 @@ code, .mono {{ font-family: {MONOSPACE}; font-size: 12.5px; }}
   overflow-wrap: anywhere; background: var(--panel-surface-color); }}
 .state {{ display: inline-flex; align-items: center; gap: 7px; font-weight: 600; }}
 .state i {{ width: 9px; height: 9px; border-radius: 50%; background: currentColor; }}
-.state.running i {{ animation: pulse 1.4s ease-in-out infinite; }}
+.state.running i {{ animation: pulse 1.4s step-end infinite; }}
 @keyframes pulse {{ 50% {{ opacity: .25; }} }}
 @media (prefers-reduced-motion: reduce) {{ .state.running i {{ animation: none; }} }}
 """

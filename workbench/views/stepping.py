@@ -1,6 +1,7 @@
 """The control of the refocus step: a slider, a button that plays, its speed, and the keys that do the same.
 
-It writes the step to the selection and is told by its view where that stands. Space plays and stops, the arrows step,
+It writes the step to the selection and is told by its view where that stands. The steps that playing passes through
+are no places to come back to: the address takes the one where it stops. Space plays and stops, the arrows step,
 Home and End go to the first and the last. Deliberately ignorant of what a step looks like.
 """
 
@@ -85,7 +86,7 @@ class Stepper:
         if self._playing:
             self._stop()
         elif self._last > 0:
-            self._playing = True
+            self._playing = self._selection.passing = True
             self._play.label = STOP
             if self._slider.value >= self._last:
                 self._go(0)
@@ -110,7 +111,8 @@ class Stepper:
             )
 
     def _stop(self) -> None:
-        self._playing = False
+        if self._playing:
+            self._playing = self._selection.passing = False
         self._play.label = PLAY
         self._set_pace()
 
