@@ -1,7 +1,10 @@
 """Gists are laid out by what they differ in most, a bounded sample of them, and a dot is its node."""
 
+import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -95,3 +98,38 @@ def test_names_of_documents_cannot_speak_html(tmp_path: Path) -> None:
 def test_the_chosen_node_has_a_ring(tmp_path: Path) -> None:
     view = view_on(make_memory(tmp_path / "mine"), node="1:7")
     assert list(view._ring.data["x"]) == [view._shown.points["x"][7]]
+
+
+def test_colour_and_layout_are_what_the_address_says_and_a_choice_goes_into_it(tmp_path: Path) -> None:
+    view = view_on(make_memory(tmp_path / "mine"), dots="place", layout="no such one")
+    assert view._drawn_by == view._by.value == "place" and view._how.value == "pca"
+    view._by.value = "document"
+    assert view.selection.dots == "document"
+    view.refresh()
+    assert view._drawn_by == "document" and "first.txt" in words(view.panel())
+
+
+def test_without_documents_dots_are_coloured_by_their_place_whatever_is_asked(tmp_path: Path) -> None:
+    view = view_on(make_memory(tmp_path / "mine", documents=()), dots="document")
+    assert view._drawn_by == view._by.value == "place" and view.selection.dots == "document"
+
+
+def test_umap_is_offered_where_it_is_installed_and_lays_out_what_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class UMAP:
+        def __init__(self, n_components: int, random_state: int):
+            assert (n_components, random_state) == (2, 0)
+
+        def fit_transform(self, vectors: np.ndarray) -> np.ndarray:
+            seen.append(vectors.shape)
+            return np.stack([np.arange(len(vectors)), -np.arange(len(vectors))], axis=1).astype(np.float32)
+
+    module = ModuleType("umap")
+    module.UMAP, module.__spec__ = UMAP, ModuleSpec("umap", None)
+    monkeypatch.setitem(sys.modules, "umap", module)
+    view = view_on(make_memory(tmp_path / "mine"), layout="umap")
+    assert view._how.visible and view._how.value == "umap" and view._shown.explained is None
+    assert seen[0][0] == 156 and view._shown.points["y"].to_list() == [-at for at in range(156)]

@@ -37,6 +37,7 @@ class GistsView:
         self._job: Job[Projection] | None = None
         self._shown: Projection | None = None
         self._asked: object = None
+        self._drawn_by = ""
         self._laid_tokens = 0
         self._make_parts()
         self.refresh()
@@ -56,9 +57,9 @@ class GistsView:
             self._source, self._level, self._by, self._how, margin=0, sizing_mode="stretch_width"
         )
         self._level.param.watch(self._level_chosen, "value")
-        for one in (self._source, self._how):
-            one.param.watch(lambda event: self.refresh(), "value")
-        self._by.param.watch(lambda event: self._draw(), "value")
+        self._source.param.watch(lambda event: self.refresh(), "value")
+        self._how.param.watch(self._layout_chosen, "value")
+        self._by.param.watch(self._colour_chosen, "value")
         subtitle = (
             "Dots that lie together have like gists. Hover for the text, click to see the node in the tree."
         )
@@ -79,8 +80,25 @@ class GistsView:
             self._job = None
             self._tell(str(problem(str(error))))
             return
+        self._by.value = self._colour
+        if self._drawn_by not in ("", self._colour):
+            self._draw()
         self._show_ring()
         self.tick()
+
+    @property
+    def _layout(self) -> str:
+        chosen = self.selection.layout
+        return chosen if chosen in self._how.options.values() else "pca"
+
+    @property
+    def _colour(self) -> str:
+        """What is coloured by; where no dot is of a document, all would be grey."""
+        shown = self._shown
+        if shown is not None and shown.points["document"].max() in (None, -1):
+            return "place"
+        chosen = self.selection.dots
+        return chosen if chosen in _BY.values() else "document"
 
     def tick(self) -> None:
         """Show what was awaited."""
@@ -96,10 +114,9 @@ class GistsView:
             self._plot.object = None
             self._tell(str(empty("Nothing to lay out", job.sentence)))
             return
-        self._shown = shown = job.result
+        self._shown = job.result
         self._tell("")
-        if shown.points["document"].max() in (None, -1):
-            self._by.value = "place"  # no documents: all dots would be grey
+        self._by.value = self._colour
         self._draw()
 
     def _offer(self, memory: MemoryStore) -> None:
@@ -132,17 +149,19 @@ class GistsView:
         # A memory that is being written is laid out anew when it has grown by a tenth.
         if not self._laid_tokens <= memory.num_tokens < 1.1 * self._laid_tokens:
             self._laid_tokens = memory.num_tokens
-        asked = (id(memory), source, level, self._how.value, memory.memory.revision, self._laid_tokens)
+        self._how.value = self._layout
+        asked = (id(memory), source, level, self._layout, memory.memory.revision, self._laid_tokens)
         if asked != self._asked:
             self._asked = asked
-            self._job = project(memory, of, version, level, id(self), self._how.value)
+            self._job = project(memory, of, version, level, id(self), self._layout)
 
     def _draw(self) -> None:
         shown = self._shown
         if shown is None:
             return
+        self._drawn_by = self._colour
         plot = hv.renderer("bokeh").get_plot(
-            plots.gist_scatter(shown.points, self._by.value, shown.explained)
+            plots.gist_scatter(shown.points, self._drawn_by, shown.explained)
         )
         dots, ring = (part.handles["source"] for part in plot.subplots.values())
         self._dots, self._ring = dots, ring
@@ -153,7 +172,7 @@ class GistsView:
 
     def _say(self, shown: Projection) -> None:
         points = shown.points
-        if self._by.value == "document":
+        if self._drawn_by == "document":
             known = points.filter(points["document"] >= 0).unique("document").sort("document")
             names = {
                 number: visible(name[:80]) for number, name in known.select("document", "name").iter_rows()
@@ -186,6 +205,14 @@ class GistsView:
             return
         lod, index = shown.points["lod"][new[0]], shown.points["index"][new[0]]
         self.selection.param.update(node=f"{lod}:{index}", view="tree")
+
+    def _layout_chosen(self, event: Any) -> None:
+        if event.new is not None and event.new != self._layout:
+            self.selection.layout = "" if event.new == "pca" else event.new
+
+    def _colour_chosen(self, event: Any) -> None:
+        if event.new is not None and event.new != self._colour:
+            self.selection.dots = event.new
 
     def _level_chosen(self, event: Any) -> None:
         if event.new is not None and event.new != self.selection.level and self._asked is not None:
