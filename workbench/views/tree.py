@@ -23,7 +23,7 @@ from workbench.stores.nodes import exists, parse_node, parse_span, text_of
 from workbench.stores.painting import Subject
 from workbench.text import count, plain, visible
 from workbench.views.asked import final_raw_blocks, question_line
-from workbench.views.components import ColumnKeys
+from workbench.views.components import ColumnKeys, in_turn
 from workbench.views.parts import card, empty, heading, problem, prose, side_by_side, stack
 from workbench.views.tree_colours import TreeColours
 from workbench.views.tree_figure import LEAST_TOKENS, TreeFigure
@@ -71,7 +71,8 @@ class TreeView:
         self._figure = TreeFigure(self._draw, self._tapped)
         self._colours = TreeColours(self.selection, self._draw)
         see_all = pmui.Button(
-            label="See all", variant="outlined", size="small", margin=(4, 8, 4, 0), on_click=lambda _: self._see_all()
+            label="See all", variant="outlined", size="small", margin=(4, 8, 4, 0),
+            on_click=lambda _: in_turn(self._see_all),
         )  # fmt: skip
         self._head, self._question, self._trouble = prose(""), prose(""), prose("", visible=False)
         self._node = NodePanel(self._jumped, self._href, KEYS_SAID)
