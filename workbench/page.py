@@ -77,6 +77,7 @@ class Workbench:
         self._make_controls()
         self._first_run = run_name or ""
         self._take_url()
+        self._view_asked = self.selection.view
         _while_scripts_load(self._open)
 
     # Parts -----------------------------------------------------------------------------------------------------
@@ -122,10 +123,13 @@ class Workbench:
         return page
 
     def _open(self) -> None:
+        clicked = self.selection.view != self._view_asked  # a quick hand, before there was anything to see
         with self._telling():
             self._list_runs()
             self._open_run()
         self.selection.param.watch(self._selected, [*Selection.KEYS, "passing"])
+        if clicked:
+            self._tell_address()
 
     # Following ---------------------------------------------------------------------------------------------------
 
@@ -199,8 +203,11 @@ class Workbench:
                 self._show_choices()
                 self._stale = set(self._views)
                 self._show_view()
-            if pn.state.location is not None and not self.selection.passing:
-                pn.state.location.search = self.selection.to_query()
+            self._tell_address()
+
+    def _tell_address(self) -> None:
+        if pn.state.location is not None and not self.selection.passing:
+            pn.state.location.search = self.selection.to_query()
 
     def _show_choices(self) -> None:
         """Make the controls agree with the selection."""
