@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ class Workbench:
         self._first_run = run_name or ""
         self._take_url()
         self._view_asked = self.selection.view
-        _while_scripts_load(self._open)
+        self._is_open = False
+        self._open_while_scripts_load()
 
     # Parts -----------------------------------------------------------------------------------------------------
 
@@ -122,7 +123,21 @@ class Workbench:
             pn.state.curdoc.js_on_event("document_ready", CustomJS(code=CLOSE_SIDEBAR_WHERE_NARROW))
         return page
 
+    def _open_while_scripts_load(self) -> None:
+        """Fill the page while its browser loads scripts; at once where there is none.
+
+        Both take about a second, and there are two of them: server and browser. A browser that has come for the page
+        before must not be sent changes until it has made it: it drops them. Then it is filled once it has.
+        """
+        document = pn.state.curdoc
+        context = None if document is None else document.session_context
+        if context is None:
+            self._open()
+        else:
+            document.add_timeout_callback(lambda: None if looked_at() else self._open(), HEAD_START_MS)
+
     def _open(self) -> None:
+        self._is_open = True
         clicked = self.selection.view != self._view_asked  # a quick hand, before there was anything to see
         with self._telling():
             self._list_runs()
@@ -134,14 +149,17 @@ class Workbench:
     # Following ---------------------------------------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Look for news from now on."""
+        """The browser has made the page: look for news from now on."""
+        if not self._is_open:
+            self._open()
         pn.state.add_periodic_callback(self.poll, period=POLL_MS)
 
     def poll(self) -> None:
         """Take in what is new, while somebody looks."""
         if not looked_at():
             return
-        with self._telling():
+        # One message for all: of several, one that must wait for the socket may be overtaken by what depends on it.
+        with self._telling(), pn.io.hold():
             self._polls += 1
             run = self.desk.run
             if run is None or self._polls % POLLS_PER_LISTING == 0:
@@ -365,15 +383,3 @@ def build_page(library: Library, run_name: str | None = None) -> None:
     workbench.page().server_doc(document, TITLE)
     dress(document)
     pn.state.onload(workbench.follow)
-
-
-def _while_scripts_load(work: Callable[[], None]) -> None:
-    """Do what a page can be sent without when its browser has begun to load scripts; at once where there is none.
-
-    Both take about a second, and there are two of them: server and browser.
-    """
-    document = pn.state.curdoc
-    if document is None or document.session_context is None:
-        work()
-    else:
-        document.add_timeout_callback(work, HEAD_START_MS)

@@ -27,6 +27,15 @@ NO_TICKS = [(0, "")]
 FONT_SIZES = {"labels": "12px", "xticks": "11px", "yticks": "11px", "legend": "11px", "title": "13px"}
 
 
+def drawn(element: hv.Element) -> Any:
+    """The HoloViews plot of an element, for who wants its figure and sources.
+
+    Without a theme: HoloViews would give its own to the page at work, which has one. That changes every figure of the
+    page, also those that its browser has not been sent yet.
+    """
+    return hv.renderer("bokeh").instance(theme=None).get_plot(element)
+
+
 def aligned(plot: Any, element: Any) -> None:
     """A HoloViews hook: the same margins for every figure, no frame line."""
     figure = plot.state

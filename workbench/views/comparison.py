@@ -6,13 +6,13 @@ or smoothing, or a line that has become long, exchanges the points, and the figu
 
 from __future__ import annotations
 
-import holoviews as hv
 import panel as pn
 from bokeh.models import ColumnDataSource
 
 from workbench import plots
 from workbench.palette import SERIES
 from workbench.plots.comparison import COLUMNS, Line, limits
+from workbench.plots.style import drawn
 from workbench.stores.comparison import Comparison
 from workbench.stores.curves import POINTS_DRAWN, Points, RunCurves, thinned
 from workbench.stores.metrics import Metric
@@ -36,7 +36,7 @@ class CurveCard:
             {visible(name)[:60]: line for name, line in lines.items()},
             x_label=metric.stands_over(axis)[1], unit=metric.unit, y_format=metric.format,
         )  # fmt: skip
-        plot = hv.renderer("bokeh").get_plot(element)
+        plot = drawn(element)
         self.figure = plot.state
         self.figure.name = FIGURE_NAME.format(metric.name)
         # Two lines a run, the raw one first.

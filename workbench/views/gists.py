@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import holoviews as hv
 import panel as pn
 import panel_material_ui as pmui
 from markupsafe import Markup
@@ -15,6 +14,7 @@ from markupsafe import Markup
 from megacontext.errors import MegaContextError
 from workbench import plots
 from workbench.desk import Desk
+from workbench.plots.style import drawn
 from workbench.plots.tree import scale_colours
 from workbench.stores.background import Job
 from workbench.stores.memory import MemoryStore
@@ -160,9 +160,7 @@ class GistsView:
         if shown is None:
             return
         self._drawn_by = self._colour
-        plot = hv.renderer("bokeh").get_plot(
-            plots.gist_scatter(shown.points, self._drawn_by, shown.explained)
-        )
+        plot = drawn(plots.gist_scatter(shown.points, self._drawn_by, shown.explained))
         dots, ring = (part.handles["source"] for part in plot.subplots.values())
         self._dots, self._ring = dots, ring
         dots.selected.on_change("indices", self._picked)

@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import holoviews as hv
 import panel as pn
 import polars as pl
 from bokeh.events import DoubleTap, Tap
 from bokeh.models import FixedTicker
 
 from workbench import plots
-from workbench.plots.style import TOKENS
+from workbench.plots.style import TOKENS, drawn
 from workbench.plots.tree import MARKS_AT, mark_columns, outline_of, tree_height_px
 from workbench.stores.levels import CELL_COLUMNS, MAX_COLUMNS
 
@@ -49,7 +48,7 @@ class TreeFigure:
         self._outlined: dict[str, list[float]] = {}
         self._block_size, self._num_tokens, self._top = 0, 0, -1
         cells = pl.DataFrame(schema=CELL_COLUMNS)
-        plot = hv.renderer("bokeh").get_plot(plots.tree_pyramid(cells, 1, 2, 1))
+        plot = drawn(plots.tree_pyramid(cells, 1, 2, 1))
         self.figure = plot.state
         parts = list(plot.subplots.values())
         self._cells, self._outline, self._texts, self._raw, self._needed = (
