@@ -262,8 +262,9 @@ def climbing(config, found):
 
 @app.cell
 def measured_worths(config, found):
-    by_leader = with_interval(pl.DataFrame(found["measured"]), ["led_by", "strategy"], "share")
-    regrets = with_interval(pl.DataFrame(found["measured"]), ["led_by", "strategy"], "regret_nats")
+    walks = pl.DataFrame(found["measured"]).sort("led_by", descending=True, maintain_order=True)
+    by_leader = with_interval(walks, ["led_by", "strategy"], "share")
+    regrets = with_interval(walks, ["led_by", "strategy"], "regret_nats")
     mo.vstack(
         [
             mo.md(f"""

@@ -74,8 +74,9 @@ def opening():
     **Question.** What does the next token cost when the history has become sixteen times as long: in positions, in
     bytes of keys and values, in milliseconds?
 
-    **Claim.** The same. A model that keeps every token pays for each of them at each step; through a working context
-    the cost is that of the budget, and the oldest facts are still found.
+    **Claim.** The same. Through a working context positions, bytes and milliseconds are those of the budget, and the
+    oldest facts are still found. A model that keeps every token holds and reads the keys and values of each; whether
+    that is felt in milliseconds depends on the size of model and history.
 
     **Cost.** CPU, about a minute at the size below, most of it reading the longest history once.
 
@@ -175,7 +176,7 @@ def table(found):
 def answer(config, found):
     shortest, longest = str(min(config.tokens)), str(max(config.tokens))
     first, last = found["decode"][shortest], found["decode"][longest]
-    plain = list(found["plain"].items())
+    plain, position_mb = list(found["plain"].items()), found["bytes_per_position"] / 1e6
     recalled = found["answers"][longest]
     ratio = last["p50_ms"] / first["p50_ms"]
     mo.md(f"""
@@ -184,9 +185,13 @@ def answer(config, found):
     Behind {int(longest):,} tokens a token takes **{ratio:.2f} times** what it takes behind {int(shortest):,}
     ({last["p50_ms"]:.2f} ms against {first["p50_ms"]:.2f} ms, {found["machine"]["processor"]}), with
     {last["positions"]:,} positions of a budget of {config.budget:,}; of the oldest facts {recalled["right"]} of
-    {recalled["asked"]} are answered. Keeping every token it goes from {plain[0][1]["p50_ms"]:.2f} ms behind
-    {int(plain[0][0]):,} to {plain[-1][1]["p50_ms"]:.2f} ms behind {int(plain[-1][0]):,}, and its keys and values grow
-    with each. A quiet machine and longer histories: `megacontext bench live`; the vault's note
+    {recalled["asked"]} are answered. It holds {last["positions"] * position_mb:.1f} MB of keys and values. Keeping
+    every token these grow from {plain[0][1]["positions"] * position_mb:.1f} MB behind {int(plain[0][0]):,} tokens to
+    **{plain[-1][1]["positions"] * position_mb:.1f} MB** behind {int(plain[-1][0]):,}, and a token takes
+    {plain[0][1]["p50_ms"]:.1f} ms and {plain[-1][1]["p50_ms"]:.1f} ms: with a model as small as this one reading
+    them is
+    {"a part of that" if plain[-1][1]["p50_ms"] > 1.2 * plain[0][1]["p50_ms"] else "too little of that to be seen"}.
+    A quiet machine and longer histories: `megacontext bench live`; the vault's note
     [Results](../obsidian/results/Results.md).
     """)
     return first, last, ratio, recalled

@@ -57,7 +57,7 @@ def opening():
 
 @app.cell
 def controls():
-    default = arguments(dict(steps=4, scored=4096, width=64), steps=40, scored=20_000, width=128, seed=42)
+    default = arguments(dict(steps=4, scored=4096, width=64), steps=20, scored=20_000, width=128, seed=42)
     form = (
         mo.md("Steps {steps} · width {width} · scored tokens {scored} · seed {seed}")
         .batch(

@@ -83,8 +83,8 @@ def opening():
 
     **Question.** What do the runs in a folder say, all together, and what do they not say?
 
-    **Claim.** At the same budget of positions LensNet's context answers better than the newest blocks and than random
-    ones in every task, and where words alone do not lead to the answer better than BM25.
+    **Claim.** At the same budget of positions LensNet's context answers no worse than the newest blocks or random ones
+    in any task, and better where one place in a text that is longer than the budget holds the answer.
 
     **Cost.** CPU: seconds for a folder that is given (`--folder runs`); about a minute for the small runs that are made
     where none is.
