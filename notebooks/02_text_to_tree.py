@@ -105,7 +105,7 @@ def opening():
     the tree is as deep as the logarithm of its length. A token's bytes do not grow with what is stored already. The
     tree depends on the tokens alone: piece by piece or at once, the same numbers, bit for bit.
 
-    **Cost.** CPU, about half a minute at the size below, without a GPU; six novels whole about two minutes.
+    **Cost.** CPU, about half a minute at the size below.
 
     **What would prove us wrong.** One vector that differs from what its tokens give; one node that differs when the
     text came in other pieces; bytes a token that grow along the way.

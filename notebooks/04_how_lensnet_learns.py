@@ -90,8 +90,8 @@ def opening():
     the true answer. Measured worths alone bring scores into a better order, but find nothing from nothing in a few
     steps.
 
-    **Cost.** CPU, about a minute at the size below: three short trainings from a LensNet that knows nothing, and an
-    audit of each.
+    **Cost.** CPU, about 65 s of one core at the size below: three short trainings from a LensNet that knows nothing,
+    and an audit of each.
 
     **What would prove us wrong.** A LensNet that after which-block pretraining leaves the model no surer of the answer
     than one that has learnt nothing; or measured worths that do as much for it from nothing.

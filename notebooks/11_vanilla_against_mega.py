@@ -47,7 +47,7 @@ def opening():
     **Claim.** Little: at equal tokens the loss on plain text of the model that was trained with gists is within a tenth
     of the vanilla model's, while it read fewer entries.
 
-    **Cost.** CPU, about a minute at the size below, both trainings together.
+    **Cost.** CPU, two to three minutes at the size below, both trainings together.
 
     **What would prove us wrong.** More than a tenth more bits per byte; or trainings that read unlike tokens, which
     would make the comparison void.
