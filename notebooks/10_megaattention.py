@@ -162,7 +162,7 @@ def opening():
 
 @app.cell
 def controls():
-    default = arguments(steps=40, seeds=1, gap=80, passages=20)
+    default = arguments(dict(steps=4, passages=2), steps=40, seeds=1, gap=80, passages=20)
     form = (
         mo.md(
             "Steps {steps} · seeds {seeds} · tokens between two mentions {gap} · passages of a book {passages}"

@@ -158,8 +158,7 @@ class Workbench:
         """Take in what is new, while somebody looks."""
         if not looked_at():
             return
-        # One message for all: of several, one that must wait for the socket may be overtaken by what depends on it.
-        with self._telling(), pn.io.hold():
+        with self._telling():
             self._polls += 1
             run = self.desk.run
             if run is None or self._polls % POLLS_PER_LISTING == 0:

@@ -26,11 +26,18 @@ KEY_NUMBERS = {
     "07_end_to_end": rf"'gists': {NUMBER}, 'full': -?0\.\d+(?:e-\d+)?, 'drop': {NUMBER}\}}",
     "08_decoding_with_a_memory": rf"'first': {NUMBER}, 'last': {SHARE}, 'positions': \d+\}}",
     "09_flat_cost": r"'ratio': [012]\.\d+, 'oldest': '[2-4]/4'\}",
+    "10_megaattention": rf"'gaussian': {NUMBER}, 'worst': {NUMBER}, 'gained': {NUMBER}\}}",
     "11_vanilla_against_mega": r"'ratio': (?:1\.0\d*|0\.[89]\d*)\}",
     "12_results": r"'cells': 1, 'above_recency': [01], 'below_bm25': 0\}",
 }
 """What each prints last."""
-LONG = {"04_how_lensnet_learns", "06_positions", "07_end_to_end", "11_vanilla_against_mega"}
+LONG = {
+    "04_how_lensnet_learns",
+    "06_positions",
+    "07_end_to_end",
+    "10_megaattention",
+    "11_vanilla_against_mega",
+}
 """Those that train, or ask the model many times, whatever their size."""
 NAMES = sorted(KEY_NUMBERS)
 ALL = [pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow) for name in NAMES]
