@@ -163,6 +163,7 @@ METRICS: tuple[Metric, ...] = (
 GROUPS = {
     "train": "Training",
     "validation": "Held-out text",
+    "gist_value": "Worth of gists",
     "ingest": "Ingestion",
     "focus": "Focus",
     "reading": "Reading",
