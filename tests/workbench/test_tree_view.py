@@ -187,6 +187,7 @@ def test_names_and_text_of_a_memory_cannot_speak_html(tmp_path: Path) -> None:
 def test_a_memory_that_vanishes_is_a_sentence_and_comes_back(tmp_path: Path) -> None:
     make_memory(tmp_path / "mine")
     view = view_on(tmp_path)
+    settle(view)  # who still reads in the background keeps the file open
     (tmp_path / "mine").rename(tmp_path / "away")
     view.tick()
     assert view._trouble.visible and not view._tree_card.visible
