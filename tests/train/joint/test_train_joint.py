@@ -60,7 +60,7 @@ def test_it_gives_a_bundle_that_loads_with_metrics_before_and_after(recipe, trai
     assert load_recipe(JointTrainConfig, model / "recipe.toml") == load_recipe(JointTrainConfig, recipe)
     told = read(trained / "telemetry", "train")
     assert read(model / "telemetry", "train").equals(told) and told["step"].to_list() == [1, 2, 3, 4]
-    assert told["lens_correlation"].to_list()[0] is not None
+    assert told["lens_correlation"].to_list()[-1] is not None
     assert json.loads((trained / "run.json").read_text())["status"] == "done"
 
 
