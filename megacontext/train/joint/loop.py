@@ -23,7 +23,7 @@ from megacontext.train.contexts import ContextSampler
 from megacontext.train.curves import ship_curve
 from megacontext.train.held_out import held_out_metrics
 from megacontext.train.joint.config import JointTrainConfig
-from megacontext.train.joint.measure import gist_figures, measured_nats, window_starts
+from megacontext.train.joint.measure import difference, gist_figures, measured_nats, window_starts
 from megacontext.train.joint.passages import BookPassages
 from megacontext.train.joint.state import restore_joint_state, save_joint_state
 from megacontext.train.joint.trainer import Figures, JointTrainer
@@ -115,9 +115,8 @@ class _Loop:
                 due = trainer.step in ends or trainer.step % config.measure.save_every == 0
                 if due or stop.wanted:
                     save_joint_state(trainer, self.run.path, **self.noted)
-                if due and not stop.wanted:
-                    self._measure()
-                if due or stop.wanted:
+                    if not stop.wanted:
+                        self._measure()
                     self.run.flush()
                 if stop.wanted and trainer.step < config.total_steps:
                     raise KeyboardInterrupt
@@ -137,17 +136,17 @@ class _Loop:
         measure = self.trainer.config.measure
         few = replace(measure, windows=min(measure.windows, _CURVE_WINDOWS))
         nats = measured_nats(self.data.bundle, self.data.held_out_ids, few, ("full", "gists", "drop"))
-        apart = nats["gists"] - nats["full"]
+        cost, error = difference(nats, "gists", "full")
         self.run.telemetry.emit(
             "gist_value",
             step=self.trainer.step,
             wall_s=self.noted["training_s"],
             tokens_seen=self.trainer.positions_read,
-            windows=len(apart),
-            delta_nll_nats=float(apart.mean()),
-            delta_nll_se=float(apart.std(ddof=1) / np.sqrt(len(apart))),
-            gists_minus_drop_nats=float((nats["gists"] - nats["drop"]).mean()),
-            headroom_nats=float((nats["drop"] - nats["full"]).mean()),
+            windows=len(nats["gists"]),
+            delta_nll_nats=cost,
+            delta_nll_se=error,
+            gists_minus_drop_nats=difference(nats, "gists", "drop")[0],
+            headroom_nats=difference(nats, "drop", "full")[0],
         )
 
 

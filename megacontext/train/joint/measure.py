@@ -53,40 +53,44 @@ def measured_nats(
     asks = [_foretell(ids[start + history :][: config.horizon]) for start in starts]
     with torch.no_grad():
         trees = build(bundle, histories)
-        means = [_with_means(tree, bundle) for tree in trees]
-    wrong = [
-        replace(tree, levels=trees[(number + len(trees) // 2) % len(trees)].levels)
-        for number, tree in enumerate(trees)
-    ]
     folded = WorkingContext(
         np.repeat([1, 0], [distant, config.recent_blocks]), np.arange(history // size), history, size
     )
-    rows = {
-        "full": [
-            Row(tree, WorkingContext.raw(history, size), ask) for tree, ask in zip(trees, asks, strict=True)
-        ],
-        "gists": [Row(tree, folded, ask) for tree, ask in zip(trees, asks, strict=True)],
-        "mean": [Row(tree, folded, ask) for tree, ask in zip(means, asks, strict=True)],
-        "wrong": [Row(tree, folded, ask) for tree, ask in zip(wrong, asks, strict=True)],
-        "drop": [
-            _recent(tree, config.recent_blocks * size + distant, ask)
-            for tree, ask in zip(trees, asks, strict=True)
-        ],
-        "none": [
-            _recent(tree, config.recent_blocks * size, ask) for tree, ask in zip(trees, asks, strict=True)
-        ],
-    }
-    return {arm: nats_of(rows[arm], bundle.base, bundle.config.positions) / config.horizon for arm in arms}
+
+    def rows(arm: str) -> list[Row]:
+        if arm == "drop":
+            return [
+                _recent(*one, config.recent_blocks * size + distant) for one in zip(trees, asks, strict=True)
+            ]
+        if arm == "none":
+            return [_recent(*one, config.recent_blocks * size) for one in zip(trees, asks, strict=True)]
+        read = trees
+        if arm == "mean":
+            with torch.no_grad():
+                read = [_with_means(tree, bundle) for tree in trees]
+        elif arm == "wrong":
+            half = len(trees) // 2
+            others = [*trees[half:], *trees[:half]]
+            read = [replace(tree, levels=other.levels) for tree, other in zip(trees, others, strict=True)]
+        context = WorkingContext.raw(history, size) if arm == "full" else folded
+        return [Row(tree, context, ask) for tree, ask in zip(read, asks, strict=True)]
+
+    return {arm: nats_of(rows(arm), bundle.base, bundle.config.positions) / config.horizon for arm in arms}
 
 
 def gist_figures(nats: dict[str, np.ndarray]) -> dict[str, Any]:
     """Means of the arms, and the differences that matter with their standard errors, all in nats a token."""
     figures: dict[str, Any] = {f"{arm}_nats": float(nats[arm].mean()) for arm in ARMS}
     for one, other in DIFFERENCES:
-        apart = nats[one] - nats[other]
-        figures[f"{one}_minus_{other}_nats"] = float(apart.mean())
-        figures[f"{one}_minus_{other}_se"] = float(apart.std(ddof=1) / np.sqrt(len(apart)))
+        name = f"{one}_minus_{other}"
+        figures[f"{name}_nats"], figures[f"{name}_se"] = difference(nats, one, other)
     return figures | {"windows": len(nats["full"])}
+
+
+def difference(nats: dict[str, np.ndarray], one: str, other: str) -> tuple[float, float]:
+    """How much more one arm pays than another, nats a token, and the standard error of that over the windows."""
+    apart = nats[one] - nats[other]
+    return float(apart.mean()), float(apart.std(ddof=1) / np.sqrt(len(apart)))
 
 
 def _foretell(horizon: np.ndarray) -> Ask:
@@ -94,7 +98,7 @@ def _foretell(horizon: np.ndarray) -> Ask:
     return Ask(nothing, horizon, nothing)
 
 
-def _recent(tree: Tree, tokens: int, ask: Ask) -> Row:
+def _recent(tree: Tree, ask: Ask, tokens: int) -> Row:
     """The last `tokens` of a history, as tokens."""
     own = replace(tree, history=tree.history[-tokens:])
     return Row(own, WorkingContext.raw(len(own.history), tree.block_size), ask)
