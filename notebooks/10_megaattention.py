@@ -151,8 +151,8 @@ def opening():
 
     **Cost.** CPU, some minutes of one core at the size below: reckoned from 2 steps (22 s for all arms), for nobody has
     run it through yet. Whether summaries are read takes a longer training to tell:
-    `python notebooks/10_megaattention.py --steps 400 --seeds 2 --passages 60`. The vault's note *MegaAttention* says
-    what is known of it.
+    `python notebooks/10_megaattention.py --steps 400 --seeds 2 --passages 60`. The vault's note
+    [MegaAttention](../obsidian/architecture/MegaAttention.md) says what is known of it.
 
     **What would prove us wrong.** A loss more than 2 % above the dense model's; and, in the longer training, a pyramid
     that knows no more of a value that recurs than the window does.

@@ -21,6 +21,7 @@ from megacontext.errors import MegaContextError
 from workbench.desk import Desk
 from workbench.html import dress
 from workbench.palette import BAD, GOOD, NEUTRAL
+from workbench.pulse import Pulse
 from workbench.state import VIEWS, Selection
 from workbench.stores.library import Library
 from workbench.stores.memory import MemoryStore
@@ -76,6 +77,7 @@ class Workbench:
         self._polls = 0
         self._make_controls()
         self._first_run = run_name or ""
+        self._pulse = Pulse(pn.state.curdoc)
         self._take_url()
         self._view_asked = self.selection.view
         self._is_open = False
@@ -155,8 +157,8 @@ class Workbench:
         pn.state.add_periodic_callback(self.poll, period=POLL_MS)
 
     def poll(self) -> None:
-        """Take in what is new, while somebody looks."""
-        if not looked_at():
+        """Take in what is new, while somebody looks and has seen what was new before."""
+        if not looked_at() or not self._pulse.free:
             return
         with self._telling():
             self._polls += 1
@@ -176,6 +178,7 @@ class Workbench:
             self._show_view()
             if (view := self._views.get(self.selection.view)) is not None:
                 view.tick()
+        self._pulse.beat()
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from serving import Served
 from test_browser import PATIENCE_MS, content_with, settled
 
 from megacontext.telemetry import TelemetryWriter
+from workbench.bench.chromium import IDLE
 
 pytestmark = pytest.mark.browser
 
@@ -115,8 +116,10 @@ def test_two_live_runs_are_followed_at_once(served: Served, folder: Path, watch:
     page = settled(watched)
     page.wait_for_function(f"() => ({LAST_OF_LINES})().length >= 2")
     figures = "() => Bokeh.documents[0].all_models.size"
-    page.wait_for_timeout(2_000)  # all figures are drawn
-    before = page.evaluate(figures)
+    before = 0
+    while before != (before := page.evaluate(figures)):  # figures come one by one, behind the words
+        page.wait_for_timeout(2_000)
+        page.wait_for_function(IDLE)
     for name, step in (("alpha", 90), ("beta", 91)):
         write_json(folder / name / "run.json", run_json(name, **beat))
         with TelemetryWriter(folder / name / "telemetry") as writer:
@@ -125,4 +128,29 @@ def test_two_live_runs_are_followed_at_once(served: Served, folder: Path, watch:
         f"() => [90, 91].every((step) => ({LAST_OF_LINES})().includes(step))", timeout=PATIENCE_MS
     )
     assert page.evaluate(figures) == before
+    content_with(watched)
+
+
+def test_a_page_that_draws_nothing_is_sent_nothing_until_it_does(
+    served: Served, folder: Path, watch: object
+) -> None:
+    watched = watch(f"{served.url}?view=runs&compare=alpha", served.url)
+    page = settled(watched)
+    page.wait_for_function(f"() => ({LAST_OF_LINES})().length >= 1")
+    sent = """() => [...Bokeh.documents[0].all_models]
+        .find((one) => one.type == "Range1d" && one.js_property_callbacks["change:end"])?.end"""
+    page.evaluate("""() => {
+        window.frames_kept = []; window.real = window.requestAnimationFrame
+        window.requestAnimationFrame = (draw) => frames_kept.push(draw)
+    }""")
+    page.wait_for_timeout(1_500)  # what was under way comes
+    before = page.evaluate(sent)
+    assert before > 0
+    page.wait_for_timeout(2_500)
+    assert page.evaluate(sent) == before
+    page.evaluate("""() => {
+        window.requestAnimationFrame = window.real
+        for (const draw of frames_kept) draw(performance.now())
+    }""")
+    page.wait_for_function(f"(before) => ({sent})() > before + 1", arg=before)
     content_with(watched)

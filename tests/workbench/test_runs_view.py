@@ -46,7 +46,7 @@ def view_of(folder: Path, **chosen: object) -> RunsView:
 
 
 def sources(view: RunsView, name: str = "loss_nats") -> dict[str, object]:
-    return {run: over for run, (_, over) in view._cards[name]._sources.items()}
+    return dict(view._cards[name]._sources)
 
 
 def names(view: RunsView) -> list[str]:

@@ -12,6 +12,8 @@ import holoviews as hv
 
 # What `hv.extension("bokeh")` does for scripts, without its notebook JavaScript; the import registers the backend.
 import holoviews.plotting.bokeh
+from bokeh.models import NumeralTickFormatter
+from bokeh.plotting import figure
 
 hv.Store.set_current_backend("bokeh")
 
@@ -38,12 +40,15 @@ def drawn(element: hv.Element) -> Any:
 
 def aligned(plot: Any, element: Any) -> None:
     """A HoloViews hook: the same margins for every figure, no frame line."""
-    figure = plot.state
-    figure.min_border_left, figure.min_border_right = LEFT_PX, RIGHT_PX
-    figure.outline_line_color = None
-    figure.toolbar.logo = None
-    figure.background_fill_alpha = figure.border_fill_alpha = 0.0
-    for axis in (*figure.xaxis, *figure.yaxis):
+    _align(plot.state)
+
+
+def _align(drawn: figure) -> None:
+    drawn.min_border_left, drawn.min_border_right = LEFT_PX, RIGHT_PX
+    drawn.outline_line_color = None
+    drawn.toolbar.logo = None
+    drawn.background_fill_alpha = drawn.border_fill_alpha = 0.0
+    for axis in (*drawn.xaxis, *drawn.yaxis):
         axis.axis_label_text_font_style = "normal"
         axis.minor_tick_line_color = None
         axis.axis_label_standoff = 8
@@ -65,12 +70,30 @@ def framed(height_px: int, **extra: Any) -> dict[str, Any]:
     return options | extra
 
 
+def bare_figure(
+    height_px: int, *, x_label: str, y_label: str, x_format: str, y_format: str, **extra: Any
+) -> figure:
+    """A figure of Bokeh itself in the same frame, for what is drawn too often to go through HoloViews."""
+    made = figure(
+        height=height_px, sizing_mode="stretch_width", toolbar_location=None, align="start", **extra
+    )
+    made.xaxis.axis_label, made.yaxis.axis_label = x_label, y_label
+    made.xaxis.formatter, made.yaxis.formatter = (
+        NumeralTickFormatter(format=x_format),
+        NumeralTickFormatter(format=y_format),
+    )
+    _align(made)
+    made.min_border_top = made.min_border_bottom = 10
+    for axis in (*made.xaxis, *made.yaxis):
+        axis.axis_label_text_font_size = FONT_SIZES["labels"]
+        axis.major_label_text_font_size = FONT_SIZES["xticks"]
+    return made
+
+
 def numbers(x: str | None = None, y: str | None = None) -> Any:
     """A hook that formats the ticks of an axis as numbers: "0%", "0.[0]a" for 16k and 1.2m."""
 
     def apply(plot: Any, element: Any) -> None:
-        from bokeh.models import NumeralTickFormatter
-
         for pattern, axes in ((x, plot.state.below), (y, plot.state.left)):
             for axis in axes if pattern else ():
                 if not isinstance(axis.formatter, NumeralTickFormatter):

@@ -6,13 +6,12 @@ or smoothing, or a line that has become long, exchanges the points, and the figu
 
 from __future__ import annotations
 
+import numpy as np
 import panel as pn
-from bokeh.models import ColumnDataSource
 
 from workbench import plots
 from workbench.palette import SERIES
-from workbench.plots.comparison import COLUMNS, Line, limits
-from workbench.plots.style import drawn
+from workbench.plots.comparison import COLUMNS, Line, limits, show_limits
 from workbench.stores.comparison import Comparison
 from workbench.stores.curves import POINTS_DRAWN, Points, RunCurves, thinned
 from workbench.stores.metrics import Metric
@@ -32,20 +31,14 @@ class CurveCard:
         self.metric, self.comparison = metric, comparison
         self.axis, self.half_life = axis, half_life
         lines = self._take_all()
-        element = plots.compared_curves(
-            {visible(name)[:60]: line for name, line in lines.items()},
+        self._curves = plots.compared_curves(
+            [(visible(name)[:60], line) for name, line in lines.items()],
             x_label=metric.stands_over(axis)[1], unit=metric.unit, y_format=metric.format,
         )  # fmt: skip
-        plot = drawn(element)
-        self.figure = plot.state
+        self.figure = self._curves.figure
         self.figure.name = FIGURE_NAME.format(metric.name)
-        # Two lines a run, the raw one first.
-        sources = [line.handles["source"] for line in plot.subplots.values()]
-        self._sources: dict[str, tuple[ColumnDataSource, ColumnDataSource]] = {
-            name: (sources[2 * place], sources[2 * place + 1]) for place, name in enumerate(lines)
-        }
-        self._limits: tuple[float, float, float, float] | None = None
-        self._show_limits(list(lines.values()))
+        self._sources = dict(zip(lines, self._curves.sources, strict=True))
+        self._limits = limits(list(lines.values()))
         self._last = prose("")
         self._show_last()
         self.card = pn.Column(
@@ -59,8 +52,7 @@ class CurveCard:
         self.axis, self.half_life = axis, half_life
         lines = self._take_all()
         for name, line in lines.items():
-            for source in self._sources[name]:
-                source.data = {column: line[column] for column in source.data}
+            self._sources[name].data = dict(line)
         self.figure.below[0].axis_label = self.metric.stands_over(axis)[1]
         self._limits = None
         self._show_limits(list(lines.values()))
@@ -84,16 +76,13 @@ class CurveCard:
             if not (len(fresh) or anew):
                 continue
             moved = True
-            anew = anew or len(self._sources[name][0].data["x"]) + len(fresh) > POINTS_KEPT
-            shown = _line(self._points(run) if anew else fresh)
-            for source in self._sources[name]:
-                columns = {column: shown[column] for column in source.data}
-                if anew:
-                    source.data = columns
-                else:
-                    source.stream(columns)
+            source = self._sources[name]
+            if anew or len(source.data["x"]) + len(fresh) > POINTS_KEPT:
+                source.data = _line(self._points(run))
+            else:
+                source.stream(_line(fresh))
         if moved:
-            self._show_limits([over.data for _, over in self._sources.values()])
+            self._show_limits([source.data for source in self._sources.values()])
             self._show_last()
 
     def _points(self, run: RunCurves) -> Points:
@@ -101,19 +90,13 @@ class CurveCard:
 
     def _show_limits(self, lines: list[Line]) -> None:
         wanted = limits(lines)
-        if wanted is None or wanted == self._limits:
-            return
-        x, y = self.figure.x_range, self.figure.y_range
-        # Who has zoomed in stays there.
-        if self._limits is None or (x.start, x.end) == self._limits[:2]:
-            x.update(start=wanted[0], end=wanted[1], reset_start=wanted[0], reset_end=wanted[1])
-        y.update(start=wanted[2], end=wanted[3], reset_start=wanted[2], reset_end=wanted[3])
-        self._limits = wanted
+        show_limits(self._curves, wanted, self._limits)
+        self._limits = wanted or self._limits
 
     def _show_last(self) -> None:
         names, colours = [], []
-        for place, (name, (_, over)) in enumerate(self._sources.items()):
-            smooth = over.data["smooth"]
+        for place, (name, source) in enumerate(self._sources.items()):
+            smooth = source.data["smooth"]
             if len(smooth):
                 names.append(f"{name}  {number(float(smooth[-1]), self.metric.format)}")
                 colours.append(SERIES[place % len(SERIES)])
@@ -131,5 +114,5 @@ def number(value: float, pattern: str) -> str:
     return f"{value:.4g}"
 
 
-def _line(points: Points) -> dict[str, object]:
+def _line(points: Points) -> dict[str, np.ndarray]:
     return {column: getattr(points, column) for column in COLUMNS}

@@ -67,7 +67,7 @@ def test_separation_is_nothing_for_gists_apart_and_the_squared_margin_for_copies
 
 
 def test_separation_pushes_close_gists_apart():
-    gists = torch.randn(1, 8).repeat(2, 1) + 0.01 * torch.randn(2, 8)
+    gists = torch.ones(2, 8) + 0.01 * torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     gists.requires_grad_(True)
     for _ in range(50):
         (grad,) = torch.autograd.grad(separation_loss(gists), gists)
