@@ -16,6 +16,7 @@ import panel as pn
 import panel_material_ui as pmui
 from bokeh.models import CustomJS
 from markupsafe import Markup
+from panel.util import edit_readonly
 
 from megacontext.errors import MegaContextError
 from workbench.desk import Desk
@@ -121,6 +122,9 @@ class Workbench:
             theme_config=theme(), dark_theme=True, site_url="./", busy_indicator=None,
             favicon=Path(__file__).with_name("icon.svg"),
         )  # fmt: skip
+        with edit_readonly(page):
+            # Else it would follow whether the server is at work, and go through all models of the page each time.
+            page.busy = False
         if pn.state.curdoc is not None:
             pn.state.curdoc.js_on_event("document_ready", CustomJS(code=CLOSE_SIDEBAR_WHERE_NARROW))
         return page

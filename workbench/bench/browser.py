@@ -39,30 +39,33 @@ PATIENCE_MS = 60_000
 SIZE = {"width": 1440, "height": 960}
 REST_MS = 400
 """Between two interactions: nothing else is under way."""
+FEW_TOKENS = 200
+"""In sight: from there it is zoomed out again."""
 TREE_HEIGHT_SHARE = 0.6
 """Of the figure, from its top: there the levels of a large memory are."""
 
-# Text of the page as a reader sees it: Panel keeps every pane in a shadow root of its own.
-SHOWS = """(text) => {
-  const shows = (root) => {
-    for (const one of root.querySelectorAll("*")) {
-      if (!one.shadowRoot) continue
-      if (one.shadowRoot.textContent.includes(text) && one.checkVisibility()) {
-        if ([...one.shadowRoot.querySelectorAll("*")].some((e) =>
-          e.tagName != "STYLE" && e.textContent.includes(text) && e.checkVisibility())) return true
-      }
-      if (shows(one.shadowRoot)) return true
-    }
-    return false
-  }
-  return shows(document)
-}"""
+# Text as a reader sees it: Panel keeps every pane in a shadow root of its own. To walk through all of them in
+# every frame would be most of what is timed, so the roots are found before, and again only now and then.
 WATCH = """([kind, condition]) => {
-  const shows = SHOWS
+  const parts = [], collect = (root) => {
+    for (const one of root.querySelectorAll("*")) if (one.shadowRoot) { parts.push(one); collect(one.shadowRoot) }
+  }
+  let frame = 0
+  const roots = () => {
+    if (frame++ % 12 == 0) { parts.length = 0; collect(document) }
+    return parts
+  }
+  const shows = (text) =>
+    roots().some((part) => part.shadowRoot.textContent.includes(text) && part.checkVisibility() &&
+      [...part.shadowRoot.querySelectorAll("*")].some((e) =>
+        e.tagName != "STYLE" && e.textContent.includes(text) && e.checkVisibility()))
+  const heading = () => roots().flatMap((part) => [...part.shadowRoot.querySelectorAll("h2")])
+    .find((one) => one.textContent.startsWith("Node"))?.textContent ?? ""
   const models = () => [...Bokeh.documents[0].all_models]
   const cells = () => models().find((one) => one.type == "ColumnDataSource" && one.data.fill_alpha)
   const before = cells()?.data.left
   const holds = eval(condition)
+  roots()
   window.tookMs = undefined
   window.addEventListener(kind, (event) => {
     const began = event.timeStamp
@@ -72,7 +75,7 @@ WATCH = """([kind, condition]) => {
     }
     look()
   }, { capture: true, once: true })
-}""".replace("SHOWS", SHOWS)
+}"""
 FIGURE_BOX = """() => {
   const figure = [...Bokeh.documents[0].all_models].find((one) => one.type == "Figure" && one.x_range.min_interval)
   const views = []
@@ -239,11 +242,14 @@ class BrowserBench:
         )
         rng = np.random.default_rng(0)
         box = page.evaluate(FIGURE_BOX)
-        zooms, jumps = itertools.count(), itertools.count()
+        jumps = itertools.count()
+        inward = True
 
         def zoom() -> float:
-            inward = next(zooms) // 4 % 2 == 0
+            nonlocal inward
             before = page.evaluate(SPAN)
+            seen = before[1] - before[0]
+            inward = seen > self.tokens / 2 or (inward and seen > FEW_TOKENS)
             page.mouse.move(
                 box["x"] + box["width"] * rng.uniform(0.3, 0.7), box["y"] + box["height"] * TREE_HEIGHT_SHARE
             )
@@ -260,7 +266,7 @@ class BrowserBench:
             y = box["levels"][int(rng.integers(0, 2))]  # wide levels: hardly ever the same node twice
             heading = page.evaluate(HEADING)
             took_ms = _reacted(
-                page, "pointerdown", f"() => ({HEADING})() != {json.dumps(heading)}",
+                page, "pointerdown", f"() => heading() != {json.dumps(heading)}",
                 lambda: page.mouse.click(x, y),
             )  # fmt: skip
             page.wait_for_function(f"() => location.search != {json.dumps(address)}")
@@ -271,7 +277,7 @@ class BrowserBench:
             key = ("ArrowUp", "ArrowRight", "ArrowDown", "ArrowRight")[next(jumps) % 4]
             heading = page.evaluate(HEADING)
             return _reacted(
-                page, "keydown", f"() => ({HEADING})() != {json.dumps(heading)}",
+                page, "keydown", f"() => heading() != {json.dumps(heading)}",
                 lambda: page.keyboard.press(key),
             )  # fmt: skip
 

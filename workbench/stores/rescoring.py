@@ -193,6 +193,7 @@ def _exact(context: WorkingContext, worth: np.ndarray, room: int) -> dict[str, A
 
 def main() -> None:
     """Answer jobs from standard input until it ends; nothing else is ever written to standard output."""
+    os.nice(10)  # pages and whoever trains beside them come first
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     sys.stdout = sys.stderr
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()

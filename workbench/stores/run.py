@@ -9,10 +9,11 @@ Deliberately ignorant of plots, pages and selections.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import polars as pl
 
@@ -23,6 +24,9 @@ from workbench.stores.recipes import find, read_recipe
 from workbench.stores.runs import json_object, read_info
 from workbench.stores.samples import Samples
 
+P, T = ParamSpec("P"), TypeVar("T")
+FOUND_KEPT = 256
+"""Answers that a store keeps."""
 DEPTH_BINS = 5
 _UNREAD = (-1, -1)
 """The stamp of a file that could not be read: no file has it, so it is tried again."""
@@ -53,6 +57,23 @@ def group_of(history: str) -> str:
     return history.rpartition("-")[0] or history
 
 
+def _kept(method: Callable[P, T]) -> Callable[P, T]:
+    """What a store found, as long as nothing new is taken in: a page asks the same a dozen times in one step."""
+
+    @wraps(method)
+    def found(*args: P.args, **named: P.kwargs) -> T:
+        store = cast("RunStore", args[0])
+        if store._found_at != store.revision or len(store._found) >= FOUND_KEPT:
+            store._found.clear()
+            store._found_at = store.revision
+        key = (method.__name__, args[1:], tuple(named.items()))
+        if key not in store._found:
+            store._found[key] = method(*args, **named)
+        return cast(T, store._found[key])
+
+    return found
+
+
 class RunStore:
     """One run. Raises ConfigError at once if `path` is no run folder, and in `refresh` when it stops being one."""
 
@@ -69,6 +90,8 @@ class RunStore:
         self.recipe_text = ""
         self.recipe: dict[str, Any] = {}
         self.info = read_info(self.path)
+        self._found: dict[tuple[object, ...], Any] = {}
+        self._found_at = 0
         self.revision = 0
         """Another one whenever something new was taken in."""
         self.refresh()
@@ -151,11 +174,13 @@ class RunStore:
             for table in self._results.get("tables", [])
         ]
 
+    @_kept
     def rows(self, group: str | None = None) -> pl.DataFrame:
         """One row per history group and arm, floor to ceiling. Intervals and ratios are null before the end."""
         frame = self._result_frame("rows", _ROWS) if self.final else self._rows_so_far()
         return _ordered(frame if group is None else frame.filter(pl.col("history") == group))
 
+    @_kept
     def depth(self, group: str | None = None) -> pl.DataFrame:
         """Accuracy per history group, arm and fifth of the history's length."""
         frame = self._result_frame("depth", _DEPTH) if self.final else self._depth_so_far()
@@ -176,12 +201,14 @@ class RunStore:
             pl.lit(None, dtype=pl.Float64()).alias("flops"),
         )
 
+    @_kept
     def groups(self) -> list[str]:
         """History groups, in the order in which they came."""
         return self.rows()["history"].unique(maintain_order=True).to_list()
 
     # Questions -----------------------------------------------------------------------------------------------
 
+    @_kept
     def histories(self) -> list[str]:
         """Names of the histories that have questions, or at least tokens; those that were traced come first."""
         traced = self.frame("entry")["history"].unique(maintain_order=True).to_list()
@@ -189,6 +216,7 @@ class RunStore:
         stored = self.frame("ingest")["history"].unique(maintain_order=True).to_list()
         return list(dict.fromkeys([*traced, *asked, *stored]))
 
+    @_kept
     def questions(self, history: str) -> pl.DataFrame:
         """One row per question: question, kind, versions, depth, expected, prompt, needed_blocks, traced."""
         asked = (
@@ -213,17 +241,20 @@ class RunStore:
             .sort("question")
         )
 
+    @_kept
     def answers(self, history: str, question: int) -> pl.DataFrame:
         """One row per arm that answered this question, floor to ceiling."""
         return _ordered(
             self.frame("answer").filter((pl.col("history") == history) & (pl.col("question") == question))
         )
 
+    @_kept
     def traced_arms(self, history: str, question: int) -> list[str]:
         """Arms whose refocus steps were recorded for this question."""
         rows = self.frame("entry").filter((pl.col("history") == history) & (pl.col("question") == question))
         return arm_order(rows["arm"].unique().to_list())
 
+    @_kept
     def entries(self, history: str, arm: str, question: int, step: int | None = None) -> pl.DataFrame:
         """Entries of the working context, of one refocus step or of all, in slot order within each."""
         rows = self.frame("entry").filter(
@@ -231,6 +262,7 @@ class RunStore:
         )
         return (rows if step is None else rows.filter(pl.col("step") == step)).sort("step", "slot")
 
+    @_kept
     def focus_steps(self, history: str, arm: str, question: int) -> pl.DataFrame:
         """One row per refocus step of a question, in order."""
         return (
@@ -250,12 +282,14 @@ class RunStore:
             .sort("block")
         )
 
+    @_kept
     def num_tokens(self, history: str) -> int:
         """How long a history is, as far as telemetry has come; 0 if it says nothing."""
         stored = self.frame("ingest").filter(pl.col("history") == history)["tokens_total"].max()
         covered = self.frame("entry").filter(pl.col("history") == history)["stop"].max()
         return int(max(stored or 0, covered or 0))
 
+    @_kept
     def needed_tokens(self, history: str, question: int) -> list[int]:
         """A token in the middle of each block that holds the answer; none where that is not known."""
         rows = self.questions(history).filter(pl.col("question") == question)["needed_blocks"].to_list()
