@@ -178,7 +178,7 @@ def by_book(memory):
                 tree_pyramid(
                     cells, memory.num_tokens, memory.block_size, books.levels.top,
                     form=books.form, classes=books.classes, what=books.what,
-                )
+                ).figure
             ),
         ]
     )  # fmt: skip
@@ -200,7 +200,7 @@ def by_query(memory):
                 tree_pyramid(
                     matched.levels.cells(0, memory.num_tokens), memory.num_tokens, memory.block_size,
                     matched.levels.top, form=matched.form, limits=matched.limits, what=matched.what,
-                )
+                ).figure
             ),
         ]
     )  # fmt: skip

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import holoviews as hv
 import marimo as mo
 import polars as pl
 from bokeh.embed import file_html
@@ -30,6 +29,7 @@ from bokeh.resources import INLINE
 from megacontext.errors import ConfigError
 from megacontext.runtime.run import RunFolder
 from workbench.keeping import KeptRun, kept_run
+from workbench.plots.style import Plot, figure_of
 from workbench.stores.run import RunStore
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Showing:
     """What a notebook showed and used, for whoever writes its report."""
 
     arguments: dict[str, Any] = field(default_factory=dict)
-    figures: list[Sequence[hv.core.Dimensioned]] = field(default_factory=list)
+    figures: list[Sequence[Plot]] = field(default_factory=list)
     runs: list[KeptRun] = field(default_factory=list)
 
 
@@ -176,15 +176,15 @@ def shown(frame: pl.DataFrame, digits: int = 4) -> mo.ui.table:
     )
 
 
-def offline(*elements: hv.core.Dimensioned) -> mo.Html:
-    """HoloViews elements one above another, as a frame that needs nothing from elsewhere; in a report, their place.
+def offline(*elements: Plot) -> mo.Html:
+    """Plots one above another, as a frame that needs nothing from elsewhere; in a report, their place.
 
     Figures that belong together should go into one call: the scripts that a frame brings along weigh more than 1 MB.
     """
     if _showing is not None:
         _showing.figures.append(elements)
         return mo.Html(f'<div data-figures="{len(_showing.figures) - 1}"></div>')
-    figures = [hv.render(element, backend="bokeh") for element in elements]
+    figures = [figure_of(element) for element in elements]
     page = file_html(column(*figures, sizing_mode="stretch_width"), INLINE, title="figures")
     return mo.iframe(page, height=f"{sum(figure.height or 300 for figure in figures) + _PADDING_PX}px")
 

@@ -159,6 +159,12 @@ class Workbench:
         if not self._is_open:
             self._open()
         pn.state.add_periodic_callback(self.poll, period=POLL_MS)
+        self._poll_soon()
+
+    def _poll_soon(self) -> None:
+        document = pn.state.curdoc
+        if document is not None and document.session_context is not None and looked_at():
+            document.add_next_tick_callback(self.poll)
 
     def poll(self) -> None:
         """Take in what is new, while somebody looks and has seen what was new before."""
@@ -294,6 +300,7 @@ class Workbench:
         elif name not in self._views:
             self._views[name] = kind(self.desk)
             holder.objects = [self._views[name].panel()]
+            self._poll_soon()  # figures come behind the words
         elif name in self._stale:
             self._views[name].refresh()
         self._stale.discard(name)

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import holoviews as hv
 import jinja2
 from bokeh.embed import components
 from bokeh.resources import Resources
 from markupsafe import Markup
 
 from workbench.palette import BAD, DARK, FONT, GOOD, LIGHT, MONOSPACE
+from workbench.plots.style import Plot, figure_of
 
 
-def sheet(template: str, page: Mapping[str, Any], figures: Mapping[str, hv.Element]) -> str:
+def sheet(template: str, page: Mapping[str, Any], figures: Mapping[str, Plot]) -> str:
     """A template of this folder, filled: `plot[name]` there is the place of the figure of that name."""
     script, places = _embedded(figures)
     given = {
@@ -49,11 +49,11 @@ def write_whole(path: Path, text: str) -> Path:
     return path
 
 
-def _embedded(figures: Mapping[str, hv.Element]) -> tuple[Markup, dict[str, Markup]]:
+def _embedded(figures: Mapping[str, Plot]) -> tuple[Markup, dict[str, Markup]]:
     """One script for all plots, and the place of each; both the same for the same plots."""
     if not figures:
         return Markup(""), {}
-    script, places = components({name: hv.render(element) for name, element in figures.items()})
+    script, places = components({name: figure_of(element) for name, element in figures.items()})
     renamed = _renamer()
     # Text of a run reaches the script only inside JSON, where Bokeh escapes "</"; ids are made anew here.
     return Markup(renamed(script)), {name: Markup(renamed(place)) for name, place in places.items()}

@@ -31,7 +31,7 @@ def view_on(path: Path, **chosen: object) -> GistsView:
     view = GistsView(Desk(Library(path.parent / "runs", path), Selection(view="gists", **chosen)))
     for _ in range(300):
         view.tick()
-        if view._job is None:
+        if view._job is None and not view._undrawn:
             return view
         time.sleep(0.02)
     raise AssertionError("the view still waits")

@@ -12,6 +12,7 @@ from megacontext.errors import ConfigError
 from workbench import plots
 from workbench.palette import NEUTRAL
 from workbench.plots.curves import MAX_POINTS, thinned
+from workbench.plots.style import figure_of
 from workbench.plots.tree import colours_of, token_labels
 from workbench.stores.levels import Levels
 from workbench.stores.run import RunStore
@@ -52,23 +53,25 @@ def test_every_plot_of_a_run_renders(store: RunStore, entries: pl.DataFrame) -> 
         plots.context_strip(entries), plots.context_strip(entries, "budget"),
         plots.context_steps(store.entries("book-0", "lensnet", 1), "budget"),
         plots.context_lens(entries, [12_000]), plots.lens_scores(entries, threshold=0.2),
-        plots.tree_pyramid(tree.cells(0, 200_017), 200_017, K, tree.top, needed=[391], raw=[3, 391], chosen=(2, 5)),
+        plots.tree_pyramid(
+            tree.cells(0, 200_017), 200_017, K, tree.top, needed=[391], raw=[3, 391], chosen=(2, 5)
+        ).figure,
         plots.accuracy_bars(store.rows("16k")), plots.accuracy_by_depth(store.depth("16k")),
         *(plots.curves(store.frame(panel.kind), panel) for panel in (*plots.TRAIN_PANELS, *plots.INGEST_PANELS)),
     ]  # fmt: skip
     for element in elements:
-        assert hv.render(element).renderers
+        assert figure_of(element).renderers
 
 
 def test_plots_of_nothing_render_too(store: RunStore) -> None:
     none = store.frame("entry").head(0)
     for element in (
         plots.context_strip(none), plots.context_steps(none), plots.context_lens(none), plots.lens_scores(none),
-        plots.tree_pyramid(Levels.of_blocks(np.empty(0), 0, K).cells(0, 1), 0, K, 0),
+        plots.tree_pyramid(Levels.of_blocks(np.empty(0), 0, K).cells(0, 1), 0, K, 0).figure,
         plots.accuracy_bars(store.rows("x")),
         plots.accuracy_by_depth(store.depth("x")), plots.curves(store.frame("train").head(0), plots.TRAIN_PANELS[0]),
     ):  # fmt: skip
-        hv.render(element)
+        figure_of(element)
 
 
 def test_bars_without_intervals_stand_without_whiskers(store: RunStore) -> None:

@@ -73,7 +73,8 @@ def test_a_single_step_cannot_be_played() -> None:
 
 def test_focus_says_why_and_counts_regret(finished_run: Path) -> None:
     view = FocusView(desk_on(finished_run, history="book-0", question=2, step=0))
-    view.tick()
+    for _ in range(2):  # what it opens with, then what lies below
+        view.tick()
     said = words(view.panel())
     assert "By this step's own scores alone" in said.replace("&#39;", "'")
     assert "recorded before reasons were" in said and "its text cannot be shown" in said

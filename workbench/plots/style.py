@@ -17,6 +17,9 @@ from bokeh.plotting import figure
 
 hv.Store.set_current_backend("bokeh")
 
+Plot = hv.core.Dimensioned | figure
+"""What draws: an element of HoloViews, or Bokeh's own figure where one is fed for hours."""
+
 LEFT_PX, RIGHT_PX = 76, 20
 """Room beside each frame: equal everywhere, so that axes of plots above one another line up."""
 
@@ -36,6 +39,11 @@ def drawn(element: hv.Element) -> Any:
     page, also those that its browser has not been sent yet.
     """
     return hv.renderer("bokeh").instance(theme=None).get_plot(element)
+
+
+def figure_of(plot: Plot) -> figure:
+    """Bokeh's figure of a plot, whichever of the two made it."""
+    return plot if isinstance(plot, figure) else hv.render(plot, backend="bokeh")
 
 
 def aligned(plot: Any, element: Any) -> None:

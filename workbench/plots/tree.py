@@ -1,22 +1,25 @@
 """The tree, drawn: every level of a history over token position, coloured by a value of its nodes.
 
 Cells come from `workbench.stores.levels` (or from any frame of their columns): one a node, or one for many where they
-would be thinner than a pixel. Colours stand for values as they are; a cell without a value is a faint grey.
+would be thinner than a pixel. Colours stand for values as they are; a cell without a value is a faint grey. The figure
+is Bokeh's own: it is fed for hours and drawn before anything else on its page, and HoloViews would add tools and
+mappings of colours that had to be taken out of it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-import holoviews as hv
 import numpy as np
 import polars as pl
 from bokeh.core.properties import value
+from bokeh.models import ColumnDataSource, FixedTicker, GlyphRenderer, HoverTool, Range1d
 from bokeh.palettes import Magma256
+from bokeh.plotting import figure
 
 from workbench.palette import CHOSEN, DIVERGING, MONOSPACE, NEEDED, NEUTRAL, class_colour
-from workbench.plots.style import TOKENS, columns, framed, numbers
+from workbench.plots.style import TOKENS, bare_figure, columns
 
 CELL_HEIGHT = 0.42
 """Half the height of a level's row, in levels; the rest is the gap."""
@@ -26,8 +29,6 @@ LEVEL_PX = 46
 
 # The darkest tenth would not stand out from a dark ground.
 _SCALE = Magma256[26:]
-_CELL = ["colour", "alpha", "node", "tokens", "shown", "what"]
-_CORNERS = ["x0", "y0", "x1", "y1"]
 
 
 def scale_colours(form: str) -> list[str]:
@@ -110,6 +111,23 @@ def token_labels(
     return {"x": places, "y": np.zeros(len(texts)), "text": shown, "ink": inks}
 
 
+@dataclass(frozen=True)
+class TreePyramid:
+    """The figure and what feeds it."""
+
+    figure: figure
+    cells: ColumnDataSource
+    """Columns of `cell_columns`."""
+    outline: ColumnDataSource
+    """Columns of `outline_of`."""
+    texts: ColumnDataSource
+    """Columns of `token_labels`."""
+    raw: ColumnDataSource
+    """Columns of `mark_columns`."""
+    needed: ColumnDataSource
+    """Columns of `mark_columns`."""
+
+
 def tree_pyramid(
     cells: pl.DataFrame,
     num_tokens: int,
@@ -125,40 +143,62 @@ def tree_pyramid(
     chosen: tuple[int, int] | None = None,
     x_range: tuple[float, float] | None = None,
     height_px: int | None = None,
-) -> hv.Overlay:
+) -> TreePyramid:
     """The levels of a history up to `top`, single tokens at the bottom, as far as `cells` hold them.
 
     `needed` marks the blocks that hold the answer, `raw` those that the model reads as tokens, `chosen` outlines a node
-    (LOD, index); `x_range` is the visible range of tokens. Elements in order: cells, chosen, texts, raw, needed.
+    (LOD, index); `x_range` is the visible range of tokens.
     """
-    drawn = tree_columns(cells, block_size, form, limits, classes, what)
-    boxes = hv.Rectangles(columns(drawn, [*_CORNERS, *_CELL]), _CORNERS, _CELL).opts(
-        color="colour", fill_alpha="alpha", line_alpha=0, tools=["hover"],
-        hover_tooltips=[("node", "@node"), ("tokens", "@tokens"), ("value", "@shown"), ("", "@what")],
-    )  # fmt: skip
-    outline = hv.Rectangles(outline_of(chosen, block_size), _CORNERS).opts(
-        fill_alpha=0, line_color=CHOSEN, line_width=3, tools=[]
-    )
-    texts = hv.Labels({"x": [], "y": [], "text": [], "ink": []}, ["x", "y"], ["text", "ink"]).opts(
-        text_font_size="11px", tools=[], hooks=[_inked]
-    )
-    layers = [
-        boxes, outline, texts,
-        _marks(raw, block_size, MARKS_AT[0], "square", 5, NEUTRAL, "read as tokens: block"),
-        _marks(needed, block_size, MARKS_AT[1], "triangle", 10, NEEDED, "holds the answer: block"),
-    ]  # fmt: skip
-    # Tools that HoloViews adds by itself would let the wheel zoom the levels as well.
-    tools = ["xpan", "xwheel_zoom"]
-    layers = [layer.opts(default_tools=[] if layer is not boxes else tools) for layer in layers]
     start, stop = x_range or (0.0, float(max(num_tokens, 1)))
-    return hv.Overlay(layers).opts(
-        **framed(
-            height_px or tree_height_px(top), xlabel="token position in the history", ylabel="level",
-            yticks=[(lod, f"L{lod}") for lod in range(top + 1)], ylim=(-1.0, top + 0.55),
-            xlim=(start, stop), hooks=[numbers(x=TOKENS)], show_legend=False,
-            default_tools=tools, active_tools=tools,
-        )
+    drawn = bare_figure(
+        height_px or tree_height_px(top), x_label="token position in the history", y_label="level",
+        x_format=TOKENS, y_format="0", x_range=Range1d(start, stop), y_range=Range1d(-1.0, top + 0.55),
+        tools="xpan,xwheel_zoom", active_drag="xpan", active_scroll="xwheel_zoom",
     )  # fmt: skip
+    drawn.grid.visible = False
+    name_levels(drawn, top)
+    made = TreePyramid(
+        drawn,
+        cells=ColumnDataSource(cell_columns(tree_columns(cells, block_size, form, limits, classes, what))),
+        outline=ColumnDataSource(outline_of(chosen, block_size)),
+        texts=ColumnDataSource({"x": [], "y": [], "text": [], "ink": []}),
+        raw=ColumnDataSource(mark_columns(raw, block_size, MARKS_AT[0])),
+        needed=ColumnDataSource(mark_columns(needed, block_size, MARKS_AT[1])),
+    )
+    corners = {"left": "left", "right": "right", "bottom": "bottom", "top": "top"}
+    boxes = drawn.quad(
+        **corners, fill_color="colour", fill_alpha="fill_alpha", line_alpha=0, source=made.cells
+    )
+    drawn.quad(**corners, fill_alpha=0, line_color=CHOSEN, line_width=3, source=made.outline)
+    drawn.text(
+        "x", "y", "text", text_color="ink", text_font=value(MONOSPACE), text_font_size="11px", text_align="center",
+        text_baseline="middle", source=made.texts,
+    )  # fmt: skip
+    marks = [
+        (made.raw, "square", 5, NEUTRAL, "read as tokens: block"),
+        (made.needed, "triangle", 10, NEEDED, "holds the answer: block"),
+    ]
+    told = [("node", "@node"), ("tokens", "@tokens"), ("value", "@shown"), ("", "@what")]
+    drawn.add_tools(_hover(boxes, told))
+    for source, marker, size, colour, words in marks:
+        marked = drawn.scatter("x", "y", marker=marker, size=size, color=colour, source=source)
+        drawn.add_tools(_hover(marked, [(words, "@block{0,0}"), ("token", "@x{0,0}")]))
+    return made
+
+
+def name_levels(pyramid: figure, top: int) -> None:
+    """Names on the axis of levels, from the tokens' up to `top`."""
+    pyramid.yaxis.ticker = FixedTicker(ticks=list(range(top + 1)))
+    pyramid.yaxis.major_label_overrides = {lod: f"L{lod}" for lod in range(top + 1)}
+
+
+def cell_columns(drawn: pl.DataFrame) -> dict[str, np.ndarray | list[str]]:
+    """Columns of cells, from a frame of `tree_columns`: arrays travel as bytes, texts as lists."""
+    places = {"left": "x0", "right": "x1", "bottom": "y0", "top": "y1", "fill_alpha": "alpha"}
+    words = ("colour", "node", "tokens", "shown", "what")
+    return columns(drawn.rename({old: new for new, old in places.items()}), list(places)) | {
+        name: drawn[name].to_list() for name in words
+    }
 
 
 def tree_height_px(top: int) -> int:
@@ -167,14 +207,14 @@ def tree_height_px(top: int) -> int:
 
 
 def outline_of(node: tuple[int, int] | None, block_size: int) -> dict[str, list[float]]:
-    """Corners of a node's cell; none for no node."""
+    """Edges of a node's cell; none for no node."""
     if node is None:
-        return {name: [] for name in _CORNERS}
+        return {"left": [], "right": [], "bottom": [], "top": []}
     lod, index = node
     width = block_size**lod
     return {
-        "x0": [float(index * width)], "y0": [lod - CELL_HEIGHT], "x1": [float((index + 1) * width)],
-        "y1": [lod + CELL_HEIGHT],
+        "left": [float(index * width)], "right": [float((index + 1) * width)], "bottom": [lod - CELL_HEIGHT],
+        "top": [lod + CELL_HEIGHT],
     }  # fmt: skip
 
 
@@ -186,20 +226,8 @@ def mark_columns(blocks: Sequence[int], block_size: int, level: float) -> dict[s
     }  # fmt: skip
 
 
-def _marks(
-    blocks: Sequence[int], block_size: int, level: float, marker: str, size: int, colour: str, what: str
-) -> hv.Points:
-    return hv.Points(mark_columns(blocks, block_size, level), ["x", "y"], ["block"]).opts(
-        marker=marker, size=size, color=colour, line_color=colour, tools=["hover"],
-        hover_tooltips=[(what, "@block{0,0}"), ("token", "@x{0,0}")],
-    )  # fmt: skip
-
-
-def _inked(plot: Any, element: hv.Labels) -> None:
-    """Each text has an ink of its own; HoloViews would take a column of colours for values to be mapped."""
-    glyph, source = plot.handles["glyph"], plot.handles["source"]
-    glyph.text_color, glyph.text_font = "ink", value(MONOSPACE)
-    source.data = {name: list(element.dimension_values(name)) for name in ("x", "y", "text", "ink")}
+def _hover(renderer: GlyphRenderer, told: list[tuple[str, str]]) -> HoverTool:
+    return HoverTool(renderers=[renderer], tooltips=told)
 
 
 def _ink(ground: str, faint: bool) -> str:

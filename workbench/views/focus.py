@@ -62,8 +62,11 @@ class FocusView:
         )
 
     def tick(self) -> None:
-        """Draw what lies further down, once the page has what it opens with; take in what was scored meanwhile."""
+        """Draw what the page opens with in words, then what lies further down; take in what was scored meanwhile."""
         if self._entries.is_empty():
+            return
+        if self._lens.object is None:
+            self._draw_lens()
             return
         if not self._all_drawn:
             self._all_drawn = True
@@ -100,8 +103,8 @@ class FocusView:
         self._end = float(
             entries.group_by("step").agg(pl.col("cost_positions").sum())["cost_positions"].max()
         )
-        self._lens_feed = plots.Feed()
-        self._lens.object = plots.context_lens(self._now(), self._needed, end=self._end, feed=self._lens_feed)
+        if self._lens.object is not None:
+            self._draw_lens()
         self._all_drawn = False
 
     def _make_cards(self) -> list[pn.viewable.Viewable]:
@@ -123,6 +126,10 @@ class FocusView:
                  "◆ is the entry that holds the answer: green where it stands as tokens, white where it is folded.",
                  self._axis, self._history, self._steps_table),
         ]  # fmt: skip
+
+    def _draw_lens(self) -> None:
+        self._lens_feed = plots.Feed()
+        self._lens.object = plots.context_lens(self._now(), self._needed, end=self._end, feed=self._lens_feed)
 
     def _draw_history(self) -> None:
         axis = self._axis.value
@@ -152,7 +159,8 @@ class FocusView:
             changes_table(changes(now, size), texts_of(self.desk), self._step() == last)
         )
         self._frame.move(self._row(), self._entries["step"].n_unique())
-        plots.feed_lens(self._lens_feed, now, self._end)
+        if self._lens.object is not None:
+            plots.feed_lens(self._lens_feed, now, self._end)
 
     def _show_scores(self) -> None:
         self._compared.refresh(self._entries, self._step(), self._end)

@@ -37,7 +37,7 @@ class GistsView:
         self._job: Job[Projection] | None = None
         self._shown: Projection | None = None
         self._asked: object = None
-        self._drawn_by = ""
+        self._drawn_by, self._undrawn = "", False
         self._laid_tokens = 0
         self._make_parts()
         self.refresh()
@@ -81,7 +81,8 @@ class GistsView:
             self._tell(str(problem(str(error))))
             return
         self._by.value = self._colour
-        if self._drawn_by not in ("", self._colour):
+        if self._shown is not None and self._drawn_by != self._colour:
+            self._say(self._shown)
             self._draw()
         self._show_ring()
         self.tick()
@@ -101,7 +102,10 @@ class GistsView:
         return chosen if chosen in _BY.values() else "document"
 
     def tick(self) -> None:
-        """Show what was awaited."""
+        """Show what was awaited, first in words."""
+        if self._undrawn:
+            self._undrawn = False
+            self._draw()
         if self._job is None:
             return
         if not self._job.wait(0.06 if self._shown is None else 0):
@@ -115,9 +119,9 @@ class GistsView:
             self._tell(str(empty("Nothing to lay out", job.sentence)))
             return
         self._shown = job.result
-        self._tell("")
         self._by.value = self._colour
-        self._draw()
+        self._say(self._shown)
+        self._undrawn = True
 
     def _offer(self, memory: MemoryStore) -> None:
         """What may be laid out, and begin with what is chosen."""
@@ -159,17 +163,16 @@ class GistsView:
         shown = self._shown
         if shown is None:
             return
-        self._drawn_by = self._colour
         plot = drawn(plots.gist_scatter(shown.points, self._drawn_by, shown.explained))
         dots, ring = (part.handles["source"] for part in plot.subplots.values())
         self._dots, self._ring = dots, ring
         dots.selected.on_change("indices", self._picked)
         self._plot.object = plot.state
         self._show_ring()
-        self._say(shown)
 
     def _say(self, shown: Projection) -> None:
         points = shown.points
+        self._drawn_by = self._colour
         if self._drawn_by == "document":
             known = points.filter(points["document"] >= 0).unique("document").sort("document")
             names = {
@@ -186,7 +189,7 @@ class GistsView:
 
     def _show_ring(self) -> None:
         node, shown = parse_node(self.selection.node), self._shown
-        if shown is None:
+        if shown is None or self._plot.object is None:
             return
         at = (
             shown.points.filter((shown.points["lod"] == node.lod) & (shown.points["index"] == node.index))

@@ -211,7 +211,6 @@ class RunsView:
             for one in self._cards.values():
                 one.show(*how)
         self._how = (self._axis_name, self._half_life)
-        self._draw_some()
 
     def _begin(self, metrics: list[Metric]) -> None:
         """Show another choice of runs or metrics."""

@@ -78,13 +78,13 @@ class TreeView:
         self._node = NodePanel(self._jumped, self._href, KEYS_SAID)
         self._find = FindPanel(self._look_for, self._jumped, self._href)
         keys = ColumnKeys(self._pressed, label=f"The tree of the memory. {KEYS_SAID}.")
-        frame = pn.Column(
-            self._figure.pane, keys, sizing_mode="stretch_width", margin=0, stylesheets=[FOCUS_CSS]
-        )
+        self._frame = pn.Column(keys, sizing_mode="stretch_width", margin=0, stylesheets=[FOCUS_CSS])
         controls = pn.FlexBox(
             *self._colours.controls, see_all, margin=0, align_items="center", sizing_mode="stretch_width"
         )
-        self._tree_card = card("", "", self._head, controls, self._colours.legend, frame, self._colours.note)
+        self._tree_card = card(
+            "", "", self._head, controls, self._colours.legend, self._frame, self._colours.note
+        )
         self._tree_card.pop(0)
         self._question_card = card("Question", "", self._question)
         self._empty = card("Tree", "", prose(""))
@@ -111,6 +111,10 @@ class TreeView:
 
     def tick(self) -> None:
         """Follow the memory, show what has come, and put the visible range into the address once it stands still."""
+        if self._figure.pane not in self._frame:
+            self._frame.insert(
+                0, self._figure.pane
+            )  # behind the words: a page lays them out without it first
         memory = self._memory()
         subject = self._subject_of(memory)
         if subject != self._subject:

@@ -14,11 +14,10 @@ from typing import Any
 import panel as pn
 import polars as pl
 from bokeh.events import DoubleTap, Tap
-from bokeh.models import FixedTicker
 
 from workbench import plots
-from workbench.plots.style import TOKENS, drawn
-from workbench.plots.tree import MARKS_AT, mark_columns, outline_of, tree_height_px
+from workbench.plots.style import TOKENS
+from workbench.plots.tree import MARKS_AT, cell_columns, mark_columns, name_levels, outline_of, tree_height_px
 from workbench.stores.levels import CELL_COLUMNS, MAX_COLUMNS
 
 LEAST_TOKENS = 8
@@ -48,12 +47,14 @@ class TreeFigure:
         self._outlined: dict[str, list[float]] = {}
         self._block_size, self._num_tokens, self._top = 0, 0, -1
         cells = pl.DataFrame(schema=CELL_COLUMNS)
-        plot = drawn(plots.tree_pyramid(cells, 1, 2, 1))
-        self.figure = plot.state
-        parts = list(plot.subplots.values())
-        self._cells, self._outline, self._texts, self._raw, self._needed = (
-            part.handles["source"] for part in parts
+        drawn = plots.tree_pyramid(cells, 1, 2, 1)
+        self.figure, self._cells, self._outline, self._texts = (
+            drawn.figure,
+            drawn.cells,
+            drawn.outline,
+            drawn.texts,
         )
+        self._raw, self._needed = drawn.raw, drawn.needed
         self.figure.x_range.min_interval = LEAST_TOKENS
         self.figure.x_range.on_change("start", self._changed)
         self.figure.x_range.on_change("end", self._changed)
@@ -83,8 +84,7 @@ class TreeFigure:
         if top != self._top:
             self._top = top
             self.figure.y_range.update(start=-1.0, end=top + 0.55)
-            self.figure.yaxis[0].ticker = FixedTicker(ticks=list(range(top + 1)))
-            self.figure.yaxis[0].major_label_overrides = {lod: f"L{lod}" for lod in range(top + 1)}
+            name_levels(self.figure, top)
             self.figure.height = tree_height_px(top)
 
     @property
@@ -112,17 +112,11 @@ class TreeFigure:
         pattern = TOKENS if stop - start > _SHORT_FROM_TOKENS else "0,0"
         if self.figure.xaxis[0].formatter.format != pattern:
             self.figure.xaxis[0].formatter.format = pattern
-        words = {name: drawn[name].to_list() for name in ("node", "tokens", "shown", "what")}
-        places = {
-            "left": drawn["x0"].to_numpy(), "right": drawn["x1"].to_numpy(), "bottom": drawn["y0"].to_numpy(),
-            "top": drawn["y1"].to_numpy(), "fill_alpha": drawn["alpha"].to_numpy(),
-        }  # fmt: skip
-        self._cells.data = {**places, "color": drawn["colour"].to_list(), **words}
+        self._cells.data = cell_columns(drawn)
 
     def feed_outline(self, node: tuple[int, int] | None) -> None:
         """Outline a node, or none."""
-        corners = outline_of(node, self._block_size)
-        fed = {"left": corners["x0"], "right": corners["x1"], "bottom": corners["y0"], "top": corners["y1"]}
+        fed = outline_of(node, self._block_size)
         if fed != self._outlined:
             self._outlined = self._outline.data = fed
 
