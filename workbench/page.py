@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from workbench.stores.run import RunStore
 from workbench.stores.runs import RunSummary
 from workbench.text import count, plain, size, visible
 from workbench.theme import theme
+from workbench.turns import in_one_go, in_turn
 from workbench.views import VIEW_CLASSES, View
 from workbench.views.parts import empty, looked_at, pairs, problem, prose, stack
 
@@ -164,13 +166,13 @@ class Workbench:
     def _poll_soon(self) -> None:
         document = pn.state.curdoc
         if document is not None and document.session_context is not None and looked_at():
-            document.add_next_tick_callback(self.poll)
+            in_turn(self.poll)
 
     def poll(self) -> None:
         """Take in what is new, while somebody looks and has seen what was new before."""
         if not looked_at() or not self._pulse.free:
             return
-        with self._telling():
+        with self._telling(), in_one_go():
             self._polls += 1
             run = self.desk.run
             if run is None or self._polls % POLLS_PER_LISTING == 0:
@@ -224,9 +226,12 @@ class Workbench:
         self.selection.choose(**{name: value})
 
     def _selected(self, *events: Any) -> None:
-        # All that changes goes to the page in one message: it would paint after each of them.
-        with self._telling(), pn.io.hold():
-            if any(event.name == "run" for event in events):
+        """In the page's turn: a click arrives beside it. With the selection as it is by then."""
+        in_turn(partial(self._show_selected, any(event.name == "run" for event in events)))
+
+    def _show_selected(self, another_run: bool) -> None:
+        with self._telling():
+            if another_run:
                 self._open_run()
             else:
                 self.desk.settle()

@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -80,15 +80,14 @@ def serve(
     server.io_loop.asyncio_loop.set_exception_handler(_quiet_about_closed_pages)
     # The same of messages that were on their way to it: Bokeh warns of each while it waits for the page to come back.
     logging.getLogger("bokeh.server.views.ws").setLevel(logging.ERROR)
-    previous = _on_sigterm(signal.default_int_handler)
     try:
-        server.start()
-        server.io_loop.add_callback(ready)
-        server.io_loop.start()
+        with _ended_by_signals(server.io_loop):
+            server.start()
+            server.io_loop.add_callback(ready)
+            server.io_loop.start()
     except KeyboardInterrupt:
         pass
     finally:
-        _on_sigterm(previous)
         server.stop()
         library.close()
 
@@ -107,12 +106,22 @@ def _quiet_about_closed_pages(loop: Any, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-def _on_sigterm(handler: Any) -> Any:
-    """Another handler for SIGTERM where one can be set: in the main thread. The one before."""
+@contextlib.contextmanager
+def _ended_by_signals(loop: Any) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the loop between two pieces of work: raised inside of one, they may be lost there.
+
+    Where no handler can be set, in another thread or on Windows, Python's own is left.
+    """
+    ending = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.asyncio_loop.add_signal_handler(number, loop.stop)
+            ending.append(number)
     try:
-        return signal.signal(signal.SIGTERM, handler)
-    except ValueError:
-        return None
+        yield
+    finally:
+        for number in ending:
+            loop.asyncio_loop.remove_signal_handler(number)
 
 
 def _is_loopback(address: str) -> bool:

@@ -88,7 +88,7 @@ def test_the_wheel_zooms_tokens_and_never_levels(with_memories: Served, watch: o
     there = page.evaluate(f"() => Math.round({X_RANGE}.start)")
     page.reload()
     page.wait_for_function(READY, timeout=PATIENCE_MS)
-    page.wait_for_function(f"() => {X_RANGE} && Math.abs({X_RANGE}.start - {there}) < 2", timeout=PATIENCE_MS)
+    page.wait_for_function(f"() => {FIGURE} && Math.abs({X_RANGE}.start - {there}) < 2", timeout=PATIENCE_MS)
     page.get_by_role("button", name="See all").click()
     page.wait_for_function("() => !location.search.includes('span=')", timeout=PATIENCE_MS)
     assert watched.errors == [] and watched.foreign == []

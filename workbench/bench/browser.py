@@ -37,6 +37,8 @@ from workbench.text import count
 
 PATIENCE_MS = 60_000
 SIZE = {"width": 1440, "height": 960}
+PAINT_REST_S = 2.0
+"""Between two pages: the last one is put away meanwhile, as nobody opens one every second."""
 REST_MS = 400
 """Between two interactions: nothing else is under way."""
 FEW_TOKENS = 200
@@ -197,7 +199,7 @@ class BrowserBench:
             page.wait_for_function(HAS_FIGURE, timeout=PATIENCE_MS)
             drawn.append(1000 * (time.perf_counter() - began))
         page.close()
-        time.sleep(REST_MS / 1000)
+        time.sleep(PAINT_REST_S)
         return took_ms
 
     # Interactions --------------------------------------------------------------------------------------------------

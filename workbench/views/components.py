@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import panel as pn
 import param
 from panel.custom import JSComponent
 
+from workbench.turns import in_turn
 from workbench.views.parts import CSS
 
 KEYS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "+", "-", "Escape")
@@ -89,12 +89,3 @@ class Links(JSComponent):
     def _handle_msg(self, message: Any) -> None:
         if isinstance(message, str):
             in_turn(lambda: self._jumped(message))
-
-
-def in_turn(work: Callable[[], None]) -> None:
-    """Do work that changes figures when the page's turn has come: a message arrives beside it."""
-    document = pn.state.curdoc
-    if document is not None and document.session_context is not None:
-        document.add_next_tick_callback(work)
-    else:
-        work()

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from workbench.stores.talk import Exchange
 from workbench.text import count, duration, plain
+from workbench.turns import in_turn
 from workbench.views.parts import CSS, card, problem, prose, stack
 
 PASSAGES_SHOWN = 12
@@ -45,7 +46,7 @@ class ExchangeCard:
         self._passages = stack()
         self._drawn: tuple[object, ...] = ()
         looks = pmui.Button(label="Show its looks", variant="text", size="small", margin=(0, 0))
-        looks.on_click(lambda _: view.show_exchange(exchange))
+        looks.on_click(lambda _: in_turn(lambda: view.show_exchange(exchange)))
         question = Markup('<p class="lead quote">{}</p>').format(plain(exchange.question))
         self.panel = card(
             question,
@@ -108,9 +109,9 @@ class _PassageLine:
             plain(where, 200), plain(passage["text"], 1_200)
         )
         tree = pmui.Button(label="Show in the tree", variant="text", size="small", margin=0)
-        tree.on_click(lambda _: view.jump(start, stop))
+        tree.on_click(lambda _: in_turn(lambda: view.jump(start, stop)))
         pin = pmui.Button(label="Pin", variant="text", size="small", margin=0)
-        pin.on_click(lambda _: view.pin(start, stop))
+        pin.on_click(lambda _: in_turn(lambda: view.pin(start, stop)))
         actions: list[Any] = [tree, pin]
         if view.may_forget:
             forget = Confirmed(
@@ -142,9 +143,9 @@ class Confirmed:
         self._no = pmui.Button(label="Leave it", variant="text", size="small", margin=0)
         self._done = pn.pane.HTML("", stylesheets=[CSS], margin=(6, 0))
         self.panel = pn.Row(self._first, self._yes, self._no, self._done, margin=0)
-        self._first.on_click(lambda _: self._asking(True))
-        self._no.on_click(lambda _: self._asking(False))
-        self._yes.on_click(lambda _: self._confirmed())
+        self._first.on_click(lambda _: in_turn(lambda: self._asking(True)))
+        self._no.on_click(lambda _: in_turn(lambda: self._asking(False)))
+        self._yes.on_click(lambda _: in_turn(self._confirmed))
         self._asking(False)
 
     def said(self, words: str) -> None:

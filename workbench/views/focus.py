@@ -10,6 +10,7 @@ from workbench import plots
 from workbench.desk import Desk
 from workbench.stores.steps import changes, decisions, level_raster, needed_standing, reason_counts
 from workbench.text import level_legend
+from workbench.turns import in_turn
 from workbench.views.asked import answers_table, not_traced, question_line
 from workbench.views.comparing import ComparedScores
 from workbench.views.exactness import ExactCard
@@ -46,7 +47,7 @@ class FocusView:
         self._shown: tuple[object, ...] = ()
         self._step_shown: tuple[object, ...] = ()
         self._lens, self._lens_feed = drawing(None), plots.Feed()
-        self._axis.param.watch(lambda event: self._draw_history(), "value")
+        self._axis.param.watch(lambda event: in_turn(self._draw_history), "value")
         self._end = 1.0
         self._all_drawn = False
         self._cards = self._make_cards()
@@ -72,6 +73,7 @@ class FocusView:
             self._all_drawn = True
             self._draw_history()
             self._show_scores()
+            return
         self._compared.tick()
         self._exact.tick()
 

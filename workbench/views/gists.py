@@ -9,6 +9,7 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+from bokeh.models import ColumnDataSource
 from markupsafe import Markup
 
 from megacontext.errors import MegaContextError
@@ -21,6 +22,7 @@ from workbench.stores.memory import MemoryStore
 from workbench.stores.nodes import parse_node
 from workbench.stores.projection import ADDRESSES, GISTS, Projection, has_umap, levels_of, project, sources
 from workbench.text import class_legend, count, plain, scale_legend, visible
+from workbench.turns import in_turn
 from workbench.views.parts import card, empty, problem, prose, stack
 
 _BY = {"Document": "document", "Place in the history": "place"}
@@ -38,6 +40,7 @@ class GistsView:
         self._shown: Projection | None = None
         self._asked: object = None
         self._drawn_by, self._undrawn = "", False
+        self._ring: ColumnDataSource | None = None
         self._laid_tokens = 0
         self._make_parts()
         self.refresh()
@@ -57,7 +60,7 @@ class GistsView:
             self._source, self._level, self._by, self._how, margin=0, sizing_mode="stretch_width"
         )
         self._level.param.watch(self._level_chosen, "value")
-        self._source.param.watch(lambda event: self.refresh(), "value")
+        self._source.param.watch(lambda event: in_turn(self.refresh), "value")
         self._how.param.watch(self._layout_chosen, "value")
         self._by.param.watch(self._colour_chosen, "value")
         subtitle = (
@@ -167,8 +170,8 @@ class GistsView:
         dots, ring = (part.handles["source"] for part in plot.subplots.values())
         self._dots, self._ring = dots, ring
         dots.selected.on_change("indices", self._picked)
-        self._plot.object = plot.state
         self._show_ring()
+        self._plot.object = plot.state
 
     def _say(self, shown: Projection) -> None:
         points = shown.points
@@ -189,7 +192,7 @@ class GistsView:
 
     def _show_ring(self) -> None:
         node, shown = parse_node(self.selection.node), self._shown
-        if shown is None or self._plot.object is None:
+        if shown is None or self._ring is None:
             return
         at = (
             shown.points.filter((shown.points["lod"] == node.lod) & (shown.points["index"] == node.index))

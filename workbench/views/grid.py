@@ -15,6 +15,7 @@ from panel.custom import JSComponent
 
 from workbench.palette import BAD, FONT, GOOD, MONOSPACE
 from workbench.text import MAX_CHARACTERS, visible
+from workbench.turns import in_turn
 from workbench.views.parts import HAIRLINE
 
 GRID_CSS = f"""
@@ -92,7 +93,8 @@ class Grid(JSComponent):
 
     def _handle_msg(self, data: Any) -> None:
         if self._heard is not None and isinstance(data, dict):
-            self._heard(data)
+            heard = self._heard
+            in_turn(lambda: heard(data))
 
 
 def text_cell(text: object, characters: int = 200, **how: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import param
 from panel.custom import JSComponent
 
-from workbench.views.components import in_turn
+from workbench.turns import in_turn
 
 
 class Keys(JSComponent):

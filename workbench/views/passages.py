@@ -14,7 +14,7 @@ import param
 from panel.custom import JSComponent
 
 from workbench.palette import MONOSPACE, NEUTRAL
-from workbench.views.components import in_turn
+from workbench.turns import in_turn
 from workbench.views.parts import CSS
 
 _CSS = (

@@ -20,6 +20,7 @@ from workbench.stores.catalogue import CatalogueRow, sorted_rows
 from workbench.stores.comparison import MOST_RUNS, Comparison, names_of, text_of
 from workbench.stores.metrics import AXES, GROUPS, METRICS, Metric
 from workbench.text import count, duration, percent, plain, series_legend, table, visible
+from workbench.turns import in_turn
 from workbench.views.comparison import FIGURE_NAME, CurveCard
 from workbench.views.exporting import ChartSaver, chart_button, data_buttons, file_name
 from workbench.views.grid import Grid, text_cell
@@ -138,10 +139,10 @@ class RunsView:
             self._list()
         self._comparison.refresh()
         self._compare()
-        self._draw_some()
         for one in self._cards.values():
             one.feed()
         self._tell_problems()
+        self._draw_some()  # last: what is fed to a figure that is on its way would overtake it
 
     # The list ----------------------------------------------------------------------------------------------------
 
@@ -239,7 +240,7 @@ class RunsView:
         if drawn:
             self._place.extend(drawn)
         if drawn and self._waiting and pn.state.curdoc is not None and looked_at():
-            pn.state.curdoc.add_next_tick_callback(self._draw_some)
+            in_turn(self._draw_some)
 
     def _choose(self, **chosen: object) -> None:
         self.selection.param.update(**chosen)

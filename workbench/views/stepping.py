@@ -13,6 +13,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from workbench.state import Selection
+from workbench.turns import in_one_go
 from workbench.views.keys import Keys
 
 SPEEDS = {"1 step/s": 1.0, "2 steps/s": 2.0, "4 steps/s": 4.0}
@@ -94,12 +95,13 @@ class Stepper:
 
     def advance(self) -> None:
         """One step on; at the last one, or where another view is looked at, stop."""
-        if not self._playing or self._selection.view != self._view or self._slider.value >= self._last:
-            self._stop()
-        else:
-            self._go(self._slider.value + 1)
-            if self._slider.value >= self._last:
+        with in_one_go():
+            if not self._playing or self._selection.view != self._view or self._slider.value >= self._last:
                 self._stop()
+            else:
+                self._go(self._slider.value + 1)
+                if self._slider.value >= self._last:
+                    self._stop()
 
     def _set_pace(self) -> None:
         if self._callback is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
-from typing import Any
+from functools import partial
 
 import holoviews as hv
 import panel as pn
@@ -23,6 +23,7 @@ from workbench.desk import Desk
 from workbench.state import spans_of
 from workbench.stores.talk import Asking, Exchange, Talk
 from workbench.text import count, level_legend
+from workbench.turns import in_one_go, in_turn
 from workbench.views.exchange import Confirmed, ExchangeCard
 from workbench.views.parts import CSS, card, drawing, empty, problem, prose, stack, toolbar
 
@@ -80,10 +81,10 @@ class TalkView:
             label="Note", placeholder="Something to be remembered", sizing_mode="stretch_width"
         )
         self._keep = Confirmed("Keep the note", "Keep it in the memory", self._keep_note)
-        self._question.param.watch(lambda _: self._asked(), "enter_pressed")
-        self._ask.on_click(lambda _: self._asked())
+        self._question.param.watch(lambda _: in_turn(self._asked), "enter_pressed")
+        self._ask.on_click(lambda _: in_turn(self._asked))
         self._stop.on_click(lambda _: self._talk.stop())
-        self._runs_question.on_click(lambda _: self._asked(self._question_of_run()))
+        self._runs_question.on_click(lambda _: in_turn(lambda: self._asked(self._question_of_run())))
         self._model.param.watch(lambda event: self._choose("model", event.new), "value")
         self._scorer.param.watch(lambda event: self._choose("scorer", event.new), "value")
 
@@ -94,7 +95,7 @@ class TalkView:
         self._slider = pmui.IntSlider(
             label="Look", start=0, end=1, value=0, sizing_mode="stretch_width", margin=(0, 12), disabled=True
         )
-        self._slider.param.watch(lambda event: self._slid(event.new), "value")
+        self._slider.param.watch(lambda event: in_turn(partial(self._slid, event.new)), "value")
         self._strip = card(
             "What it looks at",
             "Each look of the question that is shown: the history above, the working context below.",
@@ -195,7 +196,7 @@ class TalkView:
                 label=f"{span[0]:,}–{span[1]:,} ✕", variant="outlined", size="small", margin=(2, 4),
                 description="Pinned tokens stay in view; click to let go of them",
             )  # fmt: skip
-            button.on_click(lambda _, span=span: self._pin(span, False))
+            button.on_click(lambda _, span=span: in_turn(partial(self._pin, span, False)))
             buttons.append(button)
         self._pins.objects = [
             pn.pane.HTML('<span class="muted">Pinned tokens</span>', stylesheets=[CSS], margin=(7, 4)),
@@ -290,7 +291,7 @@ class TalkView:
 
     # Drawing -----------------------------------------------------------------------------------------------------
 
-    def _telling(self) -> Any:
+    def _telling(self) -> _Telling:
         return _Telling(self._problem)
 
     def _told(self) -> None:
@@ -300,6 +301,10 @@ class TalkView:
             self._document.add_next_tick_callback(self._draw)
 
     def _draw(self) -> None:
+        with in_one_go():
+            self._draw_all()
+
+    def _draw_all(self) -> None:
         self._due = False
         for made in self._cards[-2:]:
             made.draw()

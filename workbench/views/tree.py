@@ -22,8 +22,9 @@ from workbench.stores.memory import MemoryStore
 from workbench.stores.nodes import exists, parse_node, parse_span, text_of
 from workbench.stores.painting import Subject
 from workbench.text import count, plain, visible
+from workbench.turns import in_turn
 from workbench.views.asked import final_raw_blocks, question_line
-from workbench.views.components import ColumnKeys, in_turn
+from workbench.views.components import ColumnKeys
 from workbench.views.parts import card, empty, heading, problem, prose, side_by_side, stack
 from workbench.views.tree_colours import TreeColours
 from workbench.views.tree_figure import LEAST_TOKENS, TreeFigure
@@ -111,10 +112,6 @@ class TreeView:
 
     def tick(self) -> None:
         """Follow the memory, show what has come, and put the visible range into the address once it stands still."""
-        if self._figure.pane not in self._frame:
-            self._frame.insert(
-                0, self._figure.pane
-            )  # behind the words: a page lays them out without it first
         memory = self._memory()
         subject = self._subject_of(memory)
         if subject != self._subject:
@@ -123,6 +120,10 @@ class TreeView:
             self._take_colours()
             self._show_below(memory)
         self._tell_span()
+        # Behind the words: a page lays them out without it first. And last: what would change in a figure that is on
+        # its way would overtake it.
+        if self._figure.pane not in self._frame:
+            self._frame.insert(0, self._figure.pane)
 
     def _forget_another(self) -> None:
         """Values of another tree colour this one no longer."""

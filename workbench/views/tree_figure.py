@@ -19,6 +19,7 @@ from workbench import plots
 from workbench.plots.style import TOKENS
 from workbench.plots.tree import MARKS_AT, cell_columns, mark_columns, name_levels, outline_of, tree_height_px
 from workbench.stores.levels import CELL_COLUMNS, MAX_COLUMNS
+from workbench.turns import in_one_go
 
 LEAST_TOKENS = 8
 """Nobody needs to zoom in further."""
@@ -156,5 +157,6 @@ class TreeFigure:
     def _draw(self) -> None:
         self._waiting = False
         began = time.perf_counter()
-        self._moved()
+        with in_one_go():
+            self._moved()
         self._took_ms = (time.perf_counter() - began) * 1000
