@@ -59,10 +59,14 @@ def kept_run(
     return KeptRun(made, mark["recipe"], mark["code"], found=False)
 
 
-@functools.cache
 def code_digest(notebook: Path) -> str:
     """16 hex digits over the notebook, the sources of MegaContext and its kernels, and everything in data/."""
-    digest = hashlib.blake2b(notebook.read_bytes(), digest_size=8)
+    return hashlib.blake2b(notebook.read_bytes() + _behind().encode(), digest_size=8).hexdigest()
+
+
+@functools.cache
+def _behind() -> str:
+    digest = hashlib.blake2b(digest_size=8)
     for root, pattern in ((megacontext, "*.py"), (megakernels, "*.py"), (None, "*")):
         folder = data_root() if root is None else Path(root.__file__ or "").parent
         for path in sorted(folder.rglob(pattern)):

@@ -147,7 +147,8 @@ def _finish(orders: list[Order], jobs: int, as_json: bool, *, kept: bool = True)
 
     def say() -> None:
         for one in outcomes:
-            print(f"{one.notebook:<32} {one.state:<8} {one.seconds:6.1f} s  {one.said}".rstrip())
+            how = "unchanged" if one.unchanged else f"{one.seconds:6.1f} s"
+            print(f"{one.notebook:<32} {one.state:<8} {how:>9}  {one.said}".rstrip())
         for one in outcomes:
             if one.report and kept:
                 print(f"report: {one.report}")

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from megacontext.errors import MegaContextError
 from megacontext.runtime.run import write_json
+from workbench.kept_pages import Told, made_from
 from workbench.notebook_report import execute, render
 from workbench.sheet import write_whole
 
@@ -33,15 +35,18 @@ def main(notebook: str, report: str | None, result: str, lint: bool, arguments: 
     sys.stdout = printed  # type: ignore[assignment]
     try:
         executed = execute(Path(notebook))
+        runs = executed.showing.runs
+        told = Told(executed.title, executed.question, printed.line, tuple(str(run.path) for run in runs))
         if report is not None:
-            write_whole(Path(report), render(executed, Path(report).parent))
+            page = Path(report)
+            origin = made_from(Path(notebook), page, arguments, told, runs)
+            write_whole(page, render(executed, page.parent, origin))
     except MegaContextError as problem:
         print(problem, file=sys.stderr)
         return 1
     finally:
         sys.stdout = printed.stream
-    told = {"title": executed.title, "question": executed.question, "said": printed.line}
-    write_json(Path(result), told | {"runs": [str(run.path) for run in executed.showing.runs]})
+    write_json(Path(result), asdict(told))
     return 0
 
 

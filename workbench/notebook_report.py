@@ -76,8 +76,11 @@ def execute(path: Path) -> Executed:
     return Executed(path, outputs, showing, seconds)
 
 
-def render(executed: Executed, folder: Path) -> str:
-    """The report as HTML, for a file in `folder`. Raises ConfigError for what needs marimo's front end."""
+def render(executed: Executed, folder: Path, made_from: str = "") -> str:
+    """The report as HTML, for a file in `folder`. Raises ConfigError for what needs marimo's front end.
+
+    `made_from` goes into its head (`kept_pages`).
+    """
     figures = {
         f"{group}-{place}": element
         for group, elements in enumerate(executed.showing.figures)
@@ -88,6 +91,7 @@ def render(executed: Executed, folder: Path) -> str:
         "title": f"{executed.title} · MegaContext",
         "parts": parts,
         "made": made(executed),
+        "made_from": made_from,
         "runs": [_about(run) for run in executed.showing.runs],
         "program": plain(executed.path.read_text(encoding="utf-8"), 100_000),
     }

@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from megacontext.config import data_root
 from megacontext.errors import ConfigError
+from workbench.kept_pages import standing
 
 _POLL_S = 0.05
 _PATIENCE_S = 20.0
@@ -52,6 +53,8 @@ class Outcome:
     runs: tuple[str, ...] = ()
     message: str = ""
     """Why it failed."""
+    unchanged: bool = False
+    """Whether its page would have come out as it stood, and was left so."""
 
 
 def notebooks_folder() -> Path:
@@ -92,9 +95,14 @@ def run_notebooks(
             while waiting or working:
                 while waiting and len(working) < jobs:
                     place, order = waiting.pop(0)
+                    if (outcome := _standing(order)) is not None:
+                        outcomes[place] = outcome
+                        told(outcome, [process.order.notebook.stem for process in working.values()])
+                        continue
                     working[place] = _Process(order, Path(folder) / str(place), alone=jobs == 1)
                     told(None, [process.order.notebook.stem for process in working.values()])
-                time.sleep(_POLL_S)
+                if working:
+                    time.sleep(_POLL_S)
                 for place, process in list(working.items()):
                     if (outcome := process.outcome()) is None:
                         continue
@@ -109,6 +117,18 @@ def run_notebooks(
             for process in working.values():
                 process.end()
     return outcomes
+
+
+def _standing(order: Order) -> Outcome | None:
+    """Of a page that would come out as it stands; None where there is work to do."""
+    if order.report is None or order.lint:
+        return None
+    told = standing(order.notebook, order.report, order.arguments)
+    if told is None:
+        return None
+    return Outcome(
+        notebook=order.notebook.stem, state="done", report=str(order.report), unchanged=True, **asdict(told)
+    )
 
 
 class _Process:

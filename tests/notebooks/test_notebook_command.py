@@ -1,6 +1,7 @@
 """Facts about `megacontext notebooks` and `megacontext report`: what fails is told, what is kept is found, on toys."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,6 +119,36 @@ def test_an_export_is_one_page_with_words_table_and_figure(toy: Path, tmp_path: 
     assert "a&lt;b&gt;" in page and "12,345" in page
     assert "data-root-id" in page and "--number 2" in page
     assert [path.name for path in out.iterdir()] == ["97_toy.html"]
+
+
+@pytest.mark.slow
+def test_a_page_that_would_come_out_the_same_is_left_and_any_other_made(
+    toy: Path, tmp_path: Path, capsys
+) -> None:
+    out, runs = tmp_path / "out", tmp_path / "runs"
+    page = out / "97_toy.html"
+
+    def exported(**more: object) -> dict:
+        """What is told of an export, and whether the page is another file than before."""
+        before = page.stat().st_ino if page.exists() else 0
+        assert Export((str(toy),), out=out, runs=runs, json=True, **more).run() == 0
+        (told,) = json.loads(capsys.readouterr().out)["notebooks"]
+        assert told["unchanged"] == (page.stat().st_ino == before)
+        return told
+
+    first, second = exported(), exported()
+    assert not first["unchanged"] and second["unchanged"]
+    kept = ("said", "title", "question", "runs", "report")
+    assert [first[name] for name in kept] == [second[name] for name in kept] and second["runs"]
+    assert not exported(set=(("number=3",),))["unchanged"]
+    toy.write_text(TOY + "# a change\n", encoding="utf-8")
+    assert not exported()["unchanged"] and exported()["unchanged"]
+    shutil.rmtree(exported()["runs"][0])
+    assert not exported()["unchanged"]
+    page.write_text(page.read_text(encoding="utf-8").replace("made-from", "made"), encoding="utf-8")
+    assert not exported()["unchanged"]
+    assert not exported(anew=True)["unchanged"]
+    assert not exported()["unchanged"]  # one that was asked for anew says nothing of what it was made from
 
 
 @pytest.mark.slow

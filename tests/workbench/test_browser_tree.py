@@ -178,3 +178,52 @@ def test_a_memory_that_vanishes_and_returns_is_told_in_an_open_page(
     shutil.move(tmp_path / "away", run / "memory" / "16k-0")
     page.get_by_text("2,000 tokens").wait_for(timeout=PATIENCE_MS)
     assert watched.errors == []
+
+
+def test_gists_are_laid_out_and_a_click_on_one_shows_its_node(with_memories: Served, watch: object) -> None:
+    watched = watch(f"{with_memories.url}?run=kept&view=gists&history=16k-0", with_memories.url)
+    page = watched.page
+    page.get_by_text("numbers each").first.wait_for(timeout=PATIENCE_MS)
+    page.wait_for_function(f"() => {FIGURE} && {FIGURE}.inner_width > 0 && ({READY})()", timeout=PATIENCE_MS)
+    dots = f"{FIGURE}.renderers[0].data_source"
+    assert page.evaluate(f"() => {dots}.data.x.length") > 10
+    at_rest(page)
+    x, y = page.evaluate(f"() => [{dots}.data.x[3], {dots}.data.y[3]]")
+    page.mouse.click(*level_at(page, x, y))
+    page.wait_for_function("() => location.search.includes('view=tree') && location.search.includes('node=')")
+    page.get_by_role("heading", name="Node L").wait_for()
+    assert watched.errors == [] and watched.foreign == []
+
+
+def test_a_memory_that_is_taken_away_while_it_is_shown_leaves_what_was_recorded(
+    with_memories: Served, watch: object
+) -> None:
+    run = make_run(with_memories.folder / "leaving", questions=1, traced=1)
+    make_memory(run / "memory" / "16k-0", 3_000)
+    watched = watch(f"{with_memories.url}?run=leaving&view=tree&history=16k-0", with_memories.url)
+    page = watched.page
+    page.wait_for_function(f"() => {CELLS} && {CELLS}.data.left.length > 10", timeout=PATIENCE_MS)
+    shutil.rmtree(run / "memory")
+    # What the run recorded of it is shown alone.
+    page.get_by_label("Exact text").wait_for(state="hidden")
+    page.get_by_role("tab", name="Results").click()
+    page.wait_for_function("() => location.search.includes('view=results')")
+    shutil.rmtree(run)
+    assert watched.errors == [] and watched.foreign == []
+
+
+def test_an_empty_folder_says_in_every_view_what_to_do_next(tmp_path: Path, watch: object) -> None:
+    served = Served(tmp_path)
+    try:
+        watched = watch(served.url, served.url)
+        page = watched.page
+        for view, words in (
+            ("Runs", "No runs yet in"), ("Results", "No runs yet"), ("Tree", "No memory here"),
+            ("Gists", "No memory here"), ("Focus", "No runs yet"), ("What the model saw", "No runs yet"),
+            ("Talk", "No memory here"),
+        ):  # fmt: skip
+            page.get_by_role("tab", name=view, exact=True).click()
+            page.get_by_text(words).locator("visible=true").first.wait_for(timeout=PATIENCE_MS)
+        assert watched.errors == [] and watched.foreign == []
+    finally:
+        served.stop()
