@@ -16,7 +16,7 @@ import tyro
 from playwright.sync_api import Page
 
 from megacontext.progress import Progress
-from workbench.bench.chromium import IDLE, chromium, served
+from workbench.bench.chromium import DRAWS, HAS_FIGURE, IDLE, chromium, served
 from workbench.state import VIEWS, query_of
 
 WIDE, NARROW = (1440, 960), (420, 900)
@@ -70,9 +70,11 @@ def open_view(page: Page, url: str, scheme: str) -> None:
 
 def prepare(page: Page, view: str) -> None:
     """What a view shows only when somebody does something, or a moment later."""
-    if view in ("results", "runs"):
+    if view in DRAWS:
+        page.wait_for_function(HAS_FIGURE, timeout=PATIENCE_MS)
+    if view in ("results", "runs", "focus"):
         page.wait_for_timeout(FIGURES_MS)
-        settle(page)
+    settle(page)
     if view == "talk":
         ask = page.get_by_role("button", name="Ask the run’s question")
         ask.wait_for(timeout=PATIENCE_MS)

@@ -202,7 +202,8 @@ def test_a_memory_that_is_taken_away_while_it_is_shown_leaves_what_was_recorded(
     make_memory(run / "memory" / "16k-0", 3_000)
     watched = watch(f"{with_memories.url}?run=leaving&view=tree&history=16k-0", with_memories.url)
     page = watched.page
-    page.wait_for_function(f"() => {CELLS} && {CELLS}.data.left.length > 10", timeout=PATIENCE_MS)
+    page.wait_for_function(READY, timeout=PATIENCE_MS)
+    page.get_by_label("Exact text").wait_for()
     shutil.rmtree(run / "memory")
     # What the run recorded of it is shown alone.
     page.get_by_label("Exact text").wait_for(state="hidden")

@@ -28,7 +28,7 @@ import tyro
 
 from megacontext.bench.machine import machine
 from megacontext.progress import Progress
-from workbench.bench.chromium import IDLE, chromium, served
+from workbench.bench.chromium import DRAWS, HAS_FIGURE, IDLE, chromium, served
 from workbench.bench.tree import make_large
 from workbench.desk import Desk
 from workbench.state import VIEWS, Selection, query_of
@@ -91,11 +91,6 @@ FIGURE_BOX = """() => {
 SPAN = """() => { const range = [...Bokeh.documents[0].all_models].find((one) => one.type == "Figure" &&
   one.x_range.min_interval).x_range; return [range.start, range.end] }"""
 CELLS_CAME = "() => cells().data.left !== before && cells().data.left.length > 0"
-
-DRAWS = ("runs", "tree", "gists", "focus")
-"""Views that open with a figure."""
-HAS_FIGURE = """() => Bokeh.documents[0].is_idle &&
-  [...Bokeh.documents[0].all_models].some((one) => one.type == "Figure" && one.inner_width > 0)"""
 
 Part = Literal["paint", "tabs", "focus", "tree"]
 

@@ -24,6 +24,11 @@ FLAGS = (
 )  # fmt: skip
 IDLE = "() => window.Bokeh && Bokeh.documents.length && Bokeh.documents.every((one) => one.is_idle)"
 """Whether a page has drawn all that it has."""
+DRAWS = ("runs", "tree", "gists", "focus")
+"""Views that open with a figure, which comes behind their words."""
+HAS_FIGURE = """() => Bokeh.documents[0].is_idle &&
+  [...Bokeh.documents[0].all_models].some((one) => one.type == "Figure" && one.inner_width > 0)"""
+"""Whether a figure stands in the page."""
 
 
 def executable() -> str | None:
