@@ -148,7 +148,7 @@ class FocusView:
         last = int(self._entries["step"].max())
         self._stepper.show(self._step(), last)
         if self._all_drawn:
-            self._show_scores()
+            in_turn(self._show_scores)  # they stand further down, and what is in sight need not wait for them
         wanted = (*self._shown, self._step())
         if wanted == self._step_shown:
             return
