@@ -165,6 +165,9 @@ class FocusView:
             plots.feed_lens(self._lens_feed, now, self._end)
 
     def _show_scores(self) -> None:
+        # Its turn may come when another question is shown already, one without steps or not drawn yet.
+        if self._entries.is_empty() or not self._all_drawn:
+            return
         self._compared.refresh(self._entries, self._step(), self._end)
         self._exact.refresh(self._entries, self._step())
 
