@@ -19,6 +19,19 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Where workers share the tests (`--dist loadgroup`), a file's tests stay together, with what they share.
+
+    And all browsers are driven by one worker: a page waits seconds for a machine that two of them keep busy.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
+        group = "browser" if item.get_closest_marker("browser") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """600 ids, learnt from a stretch of a shipped book and from facts."""

@@ -121,7 +121,7 @@ def test_an_export_is_one_page_with_words_table_and_figure(toy: Path, tmp_path: 
     assert [path.name for path in out.iterdir()] == ["97_toy.html"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_page_that_would_come_out_the_same_is_left_and_any_other_made(
     toy: Path, tmp_path: Path, capsys
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_page_that_would_come_out_the_same_is_left_and_any_other_made(
     assert not exported()["unchanged"]  # one that was asked for anew says nothing of what it was made from
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_second_run_finds_the_first_until_recipe_or_code_change(toy: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
 

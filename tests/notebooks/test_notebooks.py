@@ -1,16 +1,25 @@
-"""Facts about the notebooks, each at its smallest size: they run, their claims hold, their reports stand alone.
+"""Facts about the notebooks, each at its smallest size, in all the ways in which one is run.
 
-They are exported once, as the command does it; those that train, and every other way to run them, are marked long.
+As a script, under pytest, exported, and in a browser: `tools/test -m long tests/notebooks`, some minutes. Each is
+exported first, and what comes after finds the export's run, as a reader's second look does.
 """
 
+import os
 import re
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import URLError
 from urllib.parse import unquote
+from urllib.request import urlopen
 
 import pytest
 
+from workbench.bench.chromium import chromium, executable
 from workbench.notebook_commands import export_orders
 from workbench.notebook_runner import Outcome, find_notebooks, run_notebooks
 
@@ -31,20 +40,16 @@ KEY_NUMBERS = {
     "12_results": r"'cells': 1, 'above_recency': [01], 'below_bm25': 0\}",
 }
 """What each prints last."""
-LONG = {
-    "04_how_lensnet_learns",
-    "06_positions",
-    "07_end_to_end",
-    "10_megaattention",
-    "11_vanilla_against_mega",
-}
-"""Those that train, or ask the model many times, whatever their size."""
 NAMES = sorted(KEY_NUMBERS)
-ALL = [pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow) for name in NAMES]
+EACH = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long, pytest.mark.xdist_group(name)]) for name in NAMES]
+)
+"""Every notebook; where workers share the tests, what is asked of one notebook stays together."""
+PATIENCE_MS = 240_000
 
 
 class Exports:
-    """The notebooks' reports and the runs behind them, made when the first of their kind is asked for."""
+    """The notebooks' reports and the runs behind them, each made when it is first asked for."""
 
     def __init__(self, folder: Path):
         self.runs, self._pages = folder / "runs", folder / "pages"
@@ -52,10 +57,9 @@ class Exports:
 
     def __getitem__(self, name: str) -> Outcome:
         if name not in self._outcomes:
-            names = [other for other in NAMES if (other in LONG) == (name in LONG)]
             given = ("--tiny", "--runs", str(self.runs))
-            orders = export_orders(find_notebooks(names), self._pages, given)
-            self._outcomes |= {one.notebook: one for one in run_notebooks(orders, jobs=2)}
+            orders = export_orders(find_notebooks([name]), self._pages, given)
+            (self._outcomes[name],) = run_notebooks(orders, jobs=1)
         return self._outcomes[name]
 
 
@@ -64,23 +68,37 @@ def exported(tmp_path_factory) -> Exports:
     return Exports(tmp_path_factory.mktemp("exported"))
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if executable() is None:
+        pytest.skip("no chromium on this machine; .ci/run installs it")
+    with chromium() as browser:
+        yield browser
+
+
+def alone() -> dict[str, str]:
+    """An environment that does not say that a test is at work: marimo and pytest go by it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+
 def run(*command: object) -> subprocess.CompletedProcess[str]:
     given = [str(part) for part in command]
-    return subprocess.run(given, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    return subprocess.run(given, capture_output=True, text=True, timeout=600, cwd=ROOT, env=alone())
 
 
 def notebook(name: str) -> Path:
     return ROOT / "notebooks" / f"{name}.py"
 
 
-@pytest.mark.parametrize("name", ALL)
+@EACH
 def test_its_claim_holds(exported: Exports, name: str) -> None:
     outcome = exported[name]
     assert outcome.state == "done", outcome.message
     assert re.match(r"\{" + KEY_NUMBERS[name], outcome.said), outcome.said
 
 
-@pytest.mark.parametrize("name", ALL)
+@EACH
 def test_its_report_stands_alone_and_says_what_made_it(exported: Exports, name: str) -> None:
     page = Path(exported[name].report or "").read_text(encoding="utf-8")
     assert "default-src 'none'" in page and "<marimo" not in page
@@ -111,28 +129,66 @@ def test_a_script_refuses_an_argument_that_it_does_not_have() -> None:
     assert done.returncode != 0 and "got --budgets; leave it out" in done.stderr
 
 
-@pytest.mark.slow
-def test_a_script_finds_the_run_that_an_export_has_kept(exported: Exports) -> None:
-    told = exported["01_first_light"].said
-    before = set(exported.runs.iterdir())
-    done = run(sys.executable, notebook("01_first_light"), "--", "--tiny", "--runs", exported.runs)
+@EACH
+def test_as_a_script_it_finds_the_run_that_the_export_has_kept(exported: Exports, name: str) -> None:
+    told = exported[name].said
+    before = sorted(exported.runs.glob("*"))
+    done = run(sys.executable, notebook(name), "--", "--tiny", "--runs", exported.runs)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(told)
-    assert set(exported.runs.iterdir()) == before
+    assert sorted(exported.runs.glob("*")) == before
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", NAMES)
+@EACH
 def test_its_own_tests_pass_under_pytest(name: str) -> None:
-    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", notebook(name))
+    done = run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", notebook(name))
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", NAMES)
-def test_marimo_exports_it_as_a_page_of_its_own(exported: Exports, tmp_path: Path, name: str) -> None:
-    page = tmp_path / "page.html"
-    given = (notebook(name), "-o", page, "-f", "--", "--tiny", "--runs", exported.runs)
-    done = run(sys.executable, "-m", "marimo", "export", "html", *given)
-    assert done.returncode == 0, done.stderr
-    assert "Answer" in page.read_text(encoding="utf-8")
+@contextmanager
+def opened(name: str, runs: Path) -> Iterator[str]:
+    """The address at which marimo shows it, without its code, as a reader has it."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "marimo", "run", "--headless", "--no-token", "--port", str(port)]
+    given = [notebook(name), "--", "--tiny", "--runs", runs]
+    process = subprocess.Popen(
+        [*command, *map(str, given)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        env=alone(),
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            try:
+                urlopen(f"{url}/health", timeout=5).close()
+                break
+            except URLError:
+                assert process.poll() is None, "marimo has ended"
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@EACH
+def test_in_a_browser_it_waits_for_its_form_and_answers(exported: Exports, browser, name: str) -> None:
+    assert exported[name].state == "done"
+    (sends,) = re.findall(r'submit_button_label="([^"]+)"', notebook(name).read_text(encoding="utf-8"))
+    with opened(name, exported.runs) as url:
+        page = browser.new_page(viewport={"width": 1280, "height": 1600})
+        said: list[str] = []
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(url)
+        page.get_by_text("Question.", exact=True).wait_for(timeout=PATIENCE_MS)
+        page.get_by_text("Send the form to begin.").wait_for(timeout=PATIENCE_MS)
+        answer = page.get_by_role("heading", name="Answer", exact=True)
+        assert answer.count() == 0
+        page.get_by_role("button", name=sends).click()
+        answer.wait_for(timeout=PATIENCE_MS)
+        assert page.locator(".marimo-error").count() == 0 and said == []
+        page.close()

@@ -35,7 +35,8 @@ def with_memories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("trees")
     run = make_run(folder / "kept", questions=2, traced=1)
     make_memory(run / "memory" / "16k-0", 16_384)
-    make_memory(run / "memory" / "16k-1", 3_000)
+    # Beyond 32^3: no level is added while it is written to, which would move the rows under the pointer.
+    make_memory(run / "memory" / "16k-1", 33_000)
     served = Served(folder)
     yield served
     if served.process.poll() is None:

@@ -112,6 +112,7 @@ HERE, NOWHERE = os.getpid(), 2**22 + 1
         ("done", NOWHERE, 999, "done"), ("failed", HERE, 0, "failed"), ("running", HERE, 1, "running"),
         ("running", None, 1, "running"), ("running", NOWHERE, 1, "dead"), ("running", HERE, 31, "dead"),
     ],
+    ids=["done", "failed", "alive", "no-process-known", "process-gone", "heartbeat-old"],
 )  # fmt: skip
 def test_a_run_that_says_running_needs_a_process_and_a_heartbeat(
     tmp_path: Path, status: str, pid: int | None, age_s: float, state: str
