@@ -19,10 +19,9 @@ with app.setup:
     from megacontext.spans import complete_counts
     from megacontext.tree import Memory
     from megacontext.tree.verification import recompute
-    from workbench.notebook import arguments, kept, offline, sent, shown
+    from workbench.notebook import arguments, kept, memory_of, offline, sent, shown
     from workbench.plots import INGEST_PANELS, curves, tree_pyramid
     from workbench.stores.colouring import by_document, by_meaning, document_table
-    from workbench.stores.memory import MemoryStore
     from workbench.stores.run import RunStore
 
     AWKWARD = (1, 31, 32, 33, 1023, 1025, 7, 4099)
@@ -137,7 +136,7 @@ def building(default, form):
     )
     with mo.status.spinner("reading, making gists, checking them"):
         store = RunStore(kept(__file__, config, lambda run: build(config, run)))
-    found, memory = store.results, MemoryStore(store.path / "memory" / "books-0")
+    found, memory = store.results, memory_of(store.path / "memory" / "books-0")
     return found, memory, store
 
 

@@ -19,10 +19,9 @@ with app.setup:
     from megacontext.runtime.bundle import Bundle, model_folder
     from megacontext.runtime.session import FocusConfig
     from megacontext.train.trainers import load_training
-    from workbench.notebook import arguments, kept, kept_training, offline, sent, shown
+    from workbench.notebook import arguments, kept, kept_training, memory_of, offline, sent, shown
     from workbench.plots import gist_scatter, intervals, lines
     from workbench.stores.findings import estimates
-    from workbench.stores.memory import MemoryStore
     from workbench.stores.projection import GISTS, project, sources
     from workbench.stores.run import RunStore
 
@@ -153,7 +152,7 @@ def space(asked):
     config = SpaceConfig(tokens_each=asked["tokens"])
     with mo.status.spinner("making gists of four novels"):
         laid = kept(__file__, config, lambda run: remember(config, run))
-    memory = MemoryStore(laid / "memory" / "books-0")
+    memory = memory_of(laid / "memory" / "books-0")
     version = next(version for of, version in sources(memory) if of == GISTS)
     projected = project(memory, GISTS, version, 1, "notebook")
     projected.wait(120)

@@ -19,17 +19,23 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Where workers share the tests (`--dist loadgroup`), a file's tests stay together, with what they share.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """How workers share the tests out: by what is made once for many, which is then made by one worker alone."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    And all browsers are driven by one worker: a page waits seconds for a machine that two of them keep busy.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group"):
-            continue
-        group = "browser" if item.get_closest_marker("browser") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    class Sharing(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path, _, name = nodeid.partition("::")
+            if "/test_browser" in path:
+                # A page waits seconds for a machine that two browsers keep busy.
+                return "browser"
+            if path.endswith("/test_notebooks.py"):
+                # What is asked of one notebook is asked of one export.
+                return name.partition("[")[2] or path
+            return path
+
+    return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from megacontext.errors import ConfigError
 from megacontext.runtime.run import RunFolder
 from workbench.keeping import KeptRun, kept_run
 from workbench.plots.style import Plot, figure_of
+from workbench.stores.memory import MemoryStore
 from workbench.stores.run import RunStore
 
 if TYPE_CHECKING:
@@ -121,6 +122,12 @@ def given_run(path: str | Path) -> RunStore:
         recipe = str(store.info.raw.get("recipe_fingerprint", "–"))
         _showing.runs.append(KeptRun(store.path, recipe, "as it was given", found=True))
     return store
+
+
+@functools.cache
+def memory_of(path: Path) -> MemoryStore:
+    """A kept run's memory. A process opens one once, however often a cell runs and however many look at it."""
+    return MemoryStore(path)
 
 
 def newest_run(notebook: str | Path) -> RunStore | None:
