@@ -4,6 +4,8 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="08 · Decoding with a memory")
 
 with app.setup:
+    from dataclasses import dataclass
+
     import marimo as mo
     import numpy as np
     import polars as pl
@@ -15,8 +17,26 @@ with app.setup:
     from megacontext.runtime.session import FocusConfig, Session
     from megacontext.tasks.facts import FactsConfig, plant
     from megacontext.tree import Memory
-    from workbench.notebook import arguments, offline, sent, shown
+    from workbench.notebook import arguments, kept, offline, sent, shown
     from workbench.plots import context_steps
+    from workbench.stores.run import RunStore
+
+    HISTORY = "read-on"
+
+
+@app.class_definition
+@dataclass(frozen=True, kw_only=True)
+class ReadingOnConfig:
+    """How much is read, in how many stretches, and what is asked after each."""
+
+    model: str = "tiny"
+    book: str = "pride-and-prejudice"
+    scorer: str = "lensnet"
+    budget: int = 256
+    tokens: int = 49_152
+    turns: int = 8
+    facts: int = 8
+    seed: int = 0
 
 
 @app.function
@@ -36,6 +56,53 @@ def entries_of(live, turn):
             "cost_positions": context.costs,
             "score": np.zeros(count) if step is None else step.scores.astype(np.float64),
             "edit": [""] * count,
+        }
+    )
+
+
+@app.function
+def read_on(run, config):
+    """Read stretch by stretch with one session, and ask everything after each; the memory stays in the run."""
+    bundle = Bundle.load(model_folder(config.model))
+    encoder, tokenizer = BundleEncoder(bundle), bundle.tokenizer
+    text = tokenizer.encode(load_book(config.book).text)[: config.tokens]
+    stretch = len(text) // config.turns
+    # Facts stand in the first stretch alone; everything after it is only more to read.
+    facts = FactsConfig(keys=config.facts, superseded_share=0.0)
+    planted = plant(text[:stretch], tokenizer, facts, np.random.default_rng(config.seed))
+    parts = [planted.ids, *(text[start : start + stretch] for start in range(stretch, len(text), stretch))]
+    answers, frames = [], []
+    with Memory.create(run.path / "memory" / HISTORY, encoder.identity(), encoder) as memory:
+        session = Session(bundle, memory, FocusConfig(budget=config.budget), scorer=config.scorer)
+        live = LiveSession(session, LiveConfig(), telemetry=run.telemetry)
+        for turn, part in enumerate(parts):
+            live.observe(part)
+            for number, question in enumerate(planted.questions):
+                said = tokenizer.decode(live.ask(question.prompt)).strip()
+                needed = question.needed.start // memory.block_size
+                answers.append(
+                    {
+                        "turn": turn,
+                        "history_tokens": memory.num_tokens,
+                        "question": number,
+                        "expected": question.answer.strip(),
+                        "answered": said,
+                        "right": said == question.answer.strip(),
+                        "block_open": bool(live.context.is_raw(np.array([needed])).all()),
+                        "positions": len(live.cache),
+                        "rows_reused": live.report.reused_share,
+                    }
+                )
+                if number == 0:
+                    frames.append(entries_of(live, turn))
+            run.flush()
+    first = planted.questions[0]
+    run.results(
+        {
+            "answers": answers,
+            "entries": pl.concat(frames).to_dict(as_series=False),
+            "prompt": first.prompt.strip().splitlines()[0],
+            "needed_token": first.needed.start,
         }
     )
 
@@ -85,54 +152,23 @@ def controls():
 @app.cell
 def reading_on(default, form):
     asked = sent(form, default)
-    bundle = Bundle.load(model_folder("tiny"))
-    encoder, tokenizer = BundleEncoder(bundle), bundle.tokenizer
-    text = tokenizer.encode(load_book("pride-and-prejudice").text)[: asked["tokens"]]
-    stretch = len(text) // asked["turns"]
-    # Facts stand in the first stretch alone; everything after it is only more to read.
-    facts = FactsConfig(keys=asked["facts"], superseded_share=0.0)
-    planted = plant(text[:stretch], tokenizer, facts, np.random.default_rng(asked["seed"]))
-    parts = [planted.ids, *(text[start : start + stretch] for start in range(stretch, len(text), stretch))]
-
-    memory = Memory.create(None, encoder.identity(), encoder)
-    session = Session(bundle, memory, FocusConfig(budget=asked["budget"]), scorer=asked["scorer"])
-    live = LiveSession(session, LiveConfig())
-    answers, frames = [], []
+    config = ReadingOnConfig(**asked)
     with mo.status.spinner("reading on, and asking"):
-        for turn, part in enumerate(parts):
-            live.observe(part)
-            for number, question in enumerate(planted.questions):
-                said = tokenizer.decode(live.ask(question.prompt)).strip()
-                needed = question.needed.start // memory.block_size
-                answers.append(
-                    {
-                        "turn": turn,
-                        "history_tokens": memory.num_tokens,
-                        "question": number,
-                        "expected": question.answer.strip(),
-                        "answered": said,
-                        "right": said == question.answer.strip(),
-                        "block_open": bool(live.context.is_raw(np.array([needed])).all()),
-                        "positions": len(live.cache),
-                        "rows_reused": live.report.reused_share,
-                    }
-                )
-                if number == 0:
-                    frames.append(entries_of(live, turn))
-    return answers, asked, frames, planted
+        told = RunStore(kept(__file__, config, lambda run: read_on(run, config), config.seed)).results
+    answers, entries = told["answers"], pl.DataFrame(told["entries"])
+    return answers, asked, entries, told
 
 
 @app.cell
-def trace(frames, planted):
+def trace(entries, told):
     mo.vstack(
         [
             mo.md(f"""
             ## One question, asked after every stretch
 
-            *{planted.questions[0].prompt.strip().splitlines()[0]}* Each strip is the working context at that
-            moment, over the whole history so far: dark is coarse, light is word for word. The answer stands near
-            token {planted.questions[0].needed.start:,}. """),
-            offline(context_steps(pl.concat(frames)), context_steps(pl.concat(frames), "budget")),
+            *{told["prompt"]}* Each strip is the working context at that moment, over the whole history so far: dark is
+            coarse, light is word for word. The answer stands near token {told["needed_token"]:,}. """),
+            offline(context_steps(entries), context_steps(entries, "budget")),
         ]
     )
     return

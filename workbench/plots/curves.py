@@ -110,7 +110,13 @@ def curves(frame: pl.DataFrame, panel: Panel, height_px: int = 240, show_legend:
         )
         for place, (name, points) in enumerate(series.items())
     ]  # fmt: skip
-    return hv.Overlay(lines or [hv.Curve([], panel.x, "value")]).opts(
+    # A line needs two points; a training that has made one step has something to show, too.
+    dots = [
+        hv.Scatter(points, panel.x, "value").opts(color=SERIES[place % len(SERIES)], size=6)
+        for place, points in enumerate(series.values())
+        if len(points[0]) == 1
+    ]
+    return hv.Overlay([*lines, *dots] or [hv.Curve([], panel.x, "value")]).opts(
         **framed(
             height_px, xlabel=panel.x_label, ylabel=panel.y_label, hooks=[numbers(panel.x_format, panel.y_format)],
             show_grid=True, padding=(0, 0.08),
