@@ -307,7 +307,7 @@ def answer(asked, measured):
 
     What the longer training told: the vault's note [MegaAttention](../obsidian/architecture/MegaAttention.md).
     """)
-    return by_arm, gained, worst
+    return by_arm, gained
 
 
 @app.cell
@@ -320,7 +320,7 @@ def test_all_arms_read_the_same_tokens_and_the_window_costs_less(measured):
 
 
 @app.cell
-def test_summaries_are_read_once_there_was_time_to_learn_it(asked, by_arm, gained, worst):
+def test_summaries_are_read_once_there_was_time_to_learn_it(asked, by_arm, gained):
     if asked["steps"] >= 200:
         assert gained > 0, "the pyramid recalls no more than the window"
     assert by_arm["dense"]["an answer, nats"] < by_arm["window"]["an answer, nats"], "not even dense recalls"
