@@ -39,7 +39,7 @@ with app.setup:
         "log-distance": {"pyramid.rotary": "none", "pyramid.positions": "log-distance"},
     }
     BOOKS, HELD_OUT = ("emma", "persuasion"), "pride-and-prejudice"
-    # Of 256 tokens a query sees 16 to 31 one by one and 14 summaries of 16 at most. The rates are those of a model that
+    # Of 256 tokens a query sees 16 to 31 one by one and 15 summaries of 16 at most. The rates are those of a model that
     # is trained on: at the recipe's own it forgets in 50 steps what it knew.
     SHAPE = {
         "corpus.books": list(BOOKS),
