@@ -100,3 +100,15 @@ def bundle_folder(bundle, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "toy"
     bundle.save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, as Debian has it. Skips where there is none."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    from workbench.bench.chromium import chromium, executable
+
+    if executable() is None:
+        pytest.skip("no chromium on this machine; .ci/run installs it")
+    with chromium() as browser:
+        yield browser

@@ -19,7 +19,6 @@ from urllib.request import urlopen
 
 import pytest
 
-from workbench.bench.chromium import chromium, executable
 from workbench.notebook_commands import export_orders
 from workbench.notebook_runner import Outcome, find_notebooks, run_notebooks
 
@@ -63,15 +62,6 @@ class Exports:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Exports:
     return Exports(tmp_path_factory.mktemp("exported"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if executable() is None:
-        pytest.skip("no chromium on this machine; .ci/run installs it")
-    with chromium() as browser:
-        yield browser
 
 
 def alone() -> dict[str, str]:

@@ -11,8 +11,6 @@ import pytest
 from make_run import make_run
 from serving import Served
 
-from workbench.bench.chromium import chromium, executable
-
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,16 +31,6 @@ class Watched:
     page: object
     errors: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
-    """Chromium, as Debian has it. Skips where there is none."""
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if executable() is None:
-        pytest.skip("no chromium on this machine; .ci/run installs it")
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
