@@ -1,8 +1,9 @@
 """LensNet: looks at a whole working context and the question, and scores each entry in [-1, 1].
 
 A small non-causal transformer over entries. An entry brings its gist, its level, and the best address among its
-descendants with that address's match to the question; the question itself stands at the end as one more entry, so
-the score of an old entry changes when the question changes. A pointer between the question's state and each entry's
+descendants with that address's match to the question, and, with `words`, how well the words of its best descendant
+are those that were said last; the question itself stands at the end as one more entry, so the score of an old entry
+changes when the question changes. A pointer between the question's state and each entry's
 state, plus a scalar of the entry, gives the logit.
 
 Order without positions: half of the heads look only at later entries, half only at earlier ones. That is all an
@@ -32,6 +33,9 @@ class LensNetConfig:
     width: int = 64
     layers: int = 2
     heads: int = 4
+    words: bool = False
+    """Whether it sees, beside addresses, where the last words of what is asked stand (BM25). An address has never met a
+    new word; and where steps are said, the last of them marks the place that was read for it."""
 
     def __post_init__(self) -> None:
         if self.heads < 2 or self.heads % 2 or self.width % self.heads or self.layers < 1:
@@ -57,6 +61,9 @@ class LensInput:
     """bool (B, N): False for padding."""
     question: Tensor
     """(B, A): the question's address."""
+    words: Tensor
+    """(B, N) in [0, 1]: of each entry's descendants, the best match of words; 1 is the best of the history. Zeros for a
+    net that sees no words."""
 
 
 class LensNet(nn.Module):
@@ -73,6 +80,7 @@ class LensNet(nn.Module):
         self.from_address = nn.Linear(address_width, width)
         self.from_product = nn.Linear(address_width, width)
         self.from_match = nn.Linear(2, width)
+        self.from_words = nn.Linear(2, width) if config.words else None
         self.from_question = nn.Linear(address_width, width)
         self.kind = nn.Embedding(KINDS, width)
         self.neighbours = nn.Conv1d(width, width, 3, padding=1)
@@ -85,13 +93,12 @@ class LensNet(nn.Module):
     def forward(self, given: LensInput) -> Tensor:
         """Logits (B, N) that an entry holds what the question needs; padding gets any number."""
         question = given.question[:, None, :]
-        match = given.match[..., None]
         x = (
             (0.0 if self.from_gist is None else self.from_gist(given.gists))
             + self.from_address(given.addresses)
             + self.from_product(given.addresses * question * question.shape[-1] ** 0.5)
-            # A cosine moves little where it matters; the cube spreads the top end.
-            + self.from_match(torch.cat((match, match**3), dim=-1) * 4.0)
+            + self.from_match(_spread(given.match))
+            + (0.0 if self.from_words is None else self.from_words(_spread(given.words)))
             + self.kind(given.kind)
         )
         x = x * given.present[..., None]
@@ -119,3 +126,8 @@ class LensNet(nn.Module):
         directions = torch.stack([later] * half + [later.T] * half)
         own = torch.eye(len(slots), dtype=torch.bool, device=present.device)
         return (directions[None] & present[:, None, None, :]) | own
+
+
+def _spread(match: Tensor) -> Tensor:
+    """A match moves little where it matters; the cube spreads the top end. (B, N) -> (B, N, 2)."""
+    return torch.stack((match, match**3), dim=-1) * 4.0

@@ -13,15 +13,13 @@ next link, and that it must find nothing where there is none, is learnt (`train.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from megacontext.focus.context import WorkingContext
-from megacontext.index import AddressIndex
-from megacontext.scoring.descendants import BestBelow, num_finished
-from megacontext.scoring.lens import collate, look_features
+from megacontext.scoring.descendants import num_finished
+from megacontext.scoring.lens import Gaze, gaze_at, gazed_scores
 from megacontext.scoring.scorer import SCORERS, Question, ScoreFunction, Scorer
 from megacontext.spans import Span
 
@@ -35,15 +33,6 @@ def seen_again(block: int, block_size: int, left_tokens: int) -> Span:
     """What a look from `block` reads of the history."""
     start = block * block_size
     return Span(max(0, start - left_tokens), start + block_size)
-
-
-@dataclass(frozen=True)
-class Gaze:
-    """A question, or a question behind a block that is open, ready to be compared with any context."""
-
-    address: np.ndarray
-    """float32 (A,)."""
-    matches: BestBelow
 
 
 @SCORERS.register("lensnet-hops")
@@ -80,17 +69,14 @@ class LensHops(Scorer):
         return scores
 
     def _gaze(self, question: Question, block: int | None) -> Gaze:
-        memory, ids = self.parts.memory, question.ids
+        parts, memory = self.parts, self.parts.memory
         if block is not None:
             seen = seen_again(block, memory.block_size, memory.left_tokens)
-            ids = np.concatenate((memory.tokens(seen.start, seen.stop), ids))
-        address = self.parts.encoder.encode_question(ids)
-        matches = question.masked(AddressIndex.of(memory).matches(address), memory.block_size, -1.0)
-        return Gaze(address, BestBelow(matches, memory.block_size))
+            question = replace(
+                question, ids=np.concatenate((memory.tokens(seen.start, seen.stop), question.ids))
+            )
+        return gaze_at(question, memory, parts.encoder, parts.lens, parts.tokenizer)
 
-    @torch.inference_mode()
     def _scores(self, context: WorkingContext, gazes: list[Gaze]) -> np.ndarray:
         """The highest score of each entry over some looks, float32 (N,)."""
-        lens = self.parts.lens
-        features = [look_features(context, self.parts.memory, gaze.address, gaze.matches) for gaze in gazes]
-        return lens.scores(lens(collate(features))).amax(dim=0).numpy()
+        return gazed_scores(self.parts.lens, self.parts.memory, context, gazes)

@@ -8,11 +8,38 @@ import numpy as np
 import torch
 
 from megacontext.focus.context import WorkingContext
-from megacontext.index import AddressIndex
+from megacontext.index import AddressIndex, WordIndex, words
 from megacontext.lensnet.lens import KINDS, TAIL_KIND, LensInput, LensNet
 from megacontext.scoring.descendants import BestBelow
-from megacontext.scoring.scorer import SCORERS, Question, ScoreFunction, Scorer
+from megacontext.scoring.scorer import SCORERS, Question, QuestionEncoder, ScoreFunction, Scorer
+from megacontext.tokenizer import Tokenizer
 from megacontext.tree.memory import Memory
+
+
+@dataclass(frozen=True)
+class Gaze:
+    """What is asked, compared with every block of a history: ready for any context."""
+
+    address: np.ndarray
+    """float32 (A,): the question's."""
+    matches: BestBelow
+    """Of its cosines with the addresses of all blocks."""
+    words: BestBelow | None = None
+    """Of the matches of its last words, the best of the history being 1; None for a LensNet that sees no words."""
+
+
+def gaze_at(
+    question: Question, memory: Memory, encoder: QuestionEncoder, lens: LensNet, tokenizer: Tokenizer
+) -> Gaze:
+    """A look at a history for one question, of all that `lens` wants to see."""
+    address = encoder.encode_question(question.ids)
+    size = memory.block_size
+    matches = BestBelow(question.masked(AddressIndex.of(memory).matches(address), size, -1.0), size)
+    if not lens.config.words:
+        return Gaze(address, matches)
+    said = words(tokenizer.decode(question.last))
+    found = question.masked(WordIndex.of(memory, tokenizer).scores(said), size, 0.0)
+    return Gaze(address, matches, BestBelow(found / max(found.max(initial=0.0), 1e-6), size))
 
 
 @dataclass(frozen=True)
@@ -29,27 +56,17 @@ class EntryFeatures:
     """int64 (N,)."""
     question: np.ndarray
     """float32 (A,)."""
+    words: np.ndarray
+    """float32 (N,): see `LensInput`."""
 
 
-def entry_features(
-    context: WorkingContext, memory: Memory, question: np.ndarray, matches: np.ndarray
-) -> EntryFeatures:
-    """Read the features of `context` from its memory.
-
-    `question` (A,) is the question's address, `matches` (num_blocks,) its cosine with every block's address.
-    """
-    return look_features(context, memory, question, BestBelow(matches, memory.block_size))
-
-
-def look_features(
-    context: WorkingContext, memory: Memory, question: np.ndarray, matches: BestBelow
-) -> EntryFeatures:
-    """The same, of matches whose best below every node is known already."""
+def entry_features(context: WorkingContext, memory: Memory, gaze: Gaze) -> EntryFeatures:
+    """Read the features of `context` from its memory, for one look at it."""
     entries = len(context)
     gists = np.zeros((entries, memory.gist_width), dtype=np.float32)
     addresses = np.zeros((entries, memory.address_width), dtype=np.float32)
-    match = matches.values(context, tail=0.0)
-    best = matches.blocks(context)
+    match = gaze.matches.values(context, tail=0.0)
+    best = gaze.matches.blocks(context)
     full = len(best)
     if full:
         addresses[:full] = AddressIndex.of(memory).rows(best)
@@ -57,7 +74,8 @@ def look_features(
         gists[:full] = memory.gists_at(np.maximum(context.lod[:full], 1), context.index[:full])
     kind = np.minimum(context.lod + 1, KINDS - 1)
     kind[full:] = TAIL_KIND
-    return EntryFeatures(gists, addresses, match, kind, question)
+    said = np.zeros(entries, dtype=np.float32) if gaze.words is None else gaze.words.values(context, tail=0.0)
+    return EntryFeatures(gists, addresses, match, kind, gaze.address, said)
 
 
 def collate(rows: list[EntryFeatures]) -> LensInput:
@@ -81,21 +99,22 @@ def collate(rows: list[EntryFeatures]) -> LensInput:
         kind=padded("kind"),
         present=present,
         question=torch.from_numpy(np.stack([row.question for row in rows])),
+        words=padded("words"),
     )
 
 
-def lens_scores(lens: LensNet, memory: Memory, question: np.ndarray, matches: np.ndarray) -> ScoreFunction:
-    """The score function of `lens` for one question; arguments as for `entry_features`."""
-    best = BestBelow(matches, memory.block_size)
+@torch.inference_mode()
+def gazed_scores(lens: LensNet, memory: Memory, context: WorkingContext, gazes: list[Gaze]) -> np.ndarray:
+    """The highest score that any of the looks gives each entry of `context`, float32 (N,)."""
+    if not len(context):
+        return np.zeros(0, dtype=np.float32)
+    features = [entry_features(context, memory, gaze) for gaze in gazes]
+    return lens.scores(lens(collate(features))).amax(dim=0).numpy()
 
-    @torch.inference_mode()
-    def scores(context: WorkingContext) -> np.ndarray:
-        if not len(context):
-            return np.zeros(0, dtype=np.float32)
-        features = look_features(context, memory, question, best)
-        return lens.scores(lens(collate([features])))[0].numpy()
 
-    return scores
+def lens_scores(lens: LensNet, memory: Memory, gaze: Gaze) -> ScoreFunction:
+    """The score function of `lens` for one look."""
+    return lambda context: gazed_scores(lens, memory, context, [gaze])
 
 
 @SCORERS.register("lensnet")
@@ -103,7 +122,6 @@ class Lens(Scorer):
     """LensNet over the context, the addresses of the tree and the question."""
 
     def ask(self, question: Question) -> ScoreFunction:
-        address = self.parts.encoder.encode_question(question.ids)
-        memory = self.parts.memory
-        matches = question.masked(AddressIndex.of(memory).matches(address), memory.block_size, -1.0)
-        return lens_scores(self.parts.lens, self.parts.memory, address, matches)
+        parts = self.parts
+        gaze = gaze_at(question, parts.memory, parts.encoder, parts.lens, parts.tokenizer)
+        return lens_scores(parts.lens, parts.memory, gaze)

@@ -7,9 +7,6 @@ import numpy as np
 from megacontext.index import WordIndex, words
 from megacontext.scoring.scorer import SCORERS, Question, RankedScorer
 
-LAST_TOKENS = 16
-"""Of what is asked, for `bm25-last`: about one sentence of the tiny model's."""
-
 
 @SCORERS.register("bm25")
 class BM25(RankedScorer):
@@ -34,4 +31,4 @@ class BM25Last(BM25):
     """
 
     def block_values(self, question: Question) -> np.ndarray:
-        return self._matches(question.ids[-LAST_TOKENS:])
+        return self._matches(question.last)

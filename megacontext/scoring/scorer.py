@@ -30,6 +30,9 @@ from megacontext.scoring.ranks import rank_scores
 from megacontext.tokenizer import Tokenizer
 from megacontext.tree.memory import Memory
 
+LAST_TOKENS = 16
+"""Of what is asked: about one sentence of the tiny model's."""
+
 ScoreFunction = Callable[[WorkingContext], np.ndarray]
 """Working context of N entries in, float32 (N,) in [-1, 1] out."""
 
@@ -80,6 +83,11 @@ class Question:
     """The blocks that hold the answer. Only the oracle may look."""
     excluded: tuple[tuple[int, int], ...] = ()
     """Spans of tokens that are not to be opened: their blocks draw no coarser entry towards them."""
+
+    @property
+    def last(self) -> np.ndarray:
+        """What is asked last, int32 (LAST_TOKENS,) or fewer: where steps are said, the last of them."""
+        return self.ids[-LAST_TOKENS:]
 
     def masked(self, values: np.ndarray, block_size: int, least: float) -> np.ndarray:
         """Numbers per block (num_blocks,), with `least` for every block that an excluded span touches."""

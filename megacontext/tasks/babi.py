@@ -15,7 +15,8 @@ trains on such answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 from megacontext.errors import ConfigError
 from megacontext.spans import Span
 from megacontext.tasks.asked import Asked, AskedHistory, Background, Look
-from megacontext.tasks.facts import NOUNS, as_prompt, invent_surname
+from megacontext.tasks.facts import as_prompt, invent_surname
 from megacontext.tokenizer import Tokenizer
 
 KINDS = (1, 2, 3)
@@ -41,6 +42,8 @@ _TRAINING_THINGS = (
 _WALKS = (" {actor} went to the {room}.", " {actor} walked into the {room}.", " {actor} came to the {room}.")
 _TAKES = (" {actor} took the {thing}.", " {actor} picked up the {thing}.")
 _LEAVES = (" {actor} left the {thing} there.", " {actor} put down the {thing}.")
+_WORD = re.compile(r"(?<![\w'])[a-z]{4,9}(?![\w'])")
+"""In lower case, as things are written."""
 _WALK_SHARE, _TAKE_SHARE = 0.6, 0.25
 _TRIES = 1000
 """Worlds looked at for one in which enough can be asked: of the default size every one will do for kinds 1 and 2."""
@@ -58,7 +61,7 @@ class Babi:
     people: int = len(ACTORS)
     """Actors in the world, and things."""
     many_things: bool = False
-    """Whether training draws its things from all nouns of facts too, so that none is learnt by heart."""
+    """Whether training draws its things from the words of the text around too, so that none is learnt by heart."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -79,7 +82,7 @@ class Babi:
         cast = (
             Cast().first(self.people)
             if held_out
-            else _training_cast(rng, self.people, many_things=self.many_things)
+            else _training_cast(rng, self.people, _words(text, tokenizer) if self.many_things else ())
         )
         for _ in range(_TRIES):
             world = told_world(rng, self.events, cast)
@@ -293,12 +296,20 @@ def _walk(world: World, pick: Callable[[Sequence[str]], str], actor: str) -> Non
     world.walk(actor, room, pick(_WALKS).format(actor=actor, room=room))
 
 
-def _training_cast(rng: np.random.Generator, people: int, *, many_things: bool) -> Cast:
-    """Half of the actors have known first names, half invented ones, as no list of names is long enough to learn by."""
+def _words(text: Background, tokenizer: Tokenizer) -> set[str]:
+    """What the sentences of a text speak of, or would if all its words were nouns; nothing that evaluation names."""
+    kept = {*THINGS, *ROOMS, *(actor.lower() for actor in ACTORS)}
+    return set(_WORD.findall(tokenizer.decode(text.ids))) - kept
+
+
+def _training_cast(rng: np.random.Generator, people: int, words: Collection[str]) -> Cast:
+    """Half of the actors have known first names, half invented ones, as no list of names is long enough to learn by.
+
+    Things are drawn from `words` as well.
+    """
     known = rng.permutation(_TRAINING_ACTORS)[: people // 2].tolist()
     actors = dict.fromkeys(known)
     while len(actors) < people:
         actors[invent_surname(rng, held_out=False)] = None
-    nouns = [noun for noun in NOUNS if noun not in THINGS] if many_things else []
-    things = rng.permutation(sorted({*_TRAINING_THINGS, *nouns}) if nouns else _TRAINING_THINGS)
+    things = rng.permutation(sorted({*_TRAINING_THINGS, *words}))
     return Cast(actors=tuple(actors), things=tuple(things[:people].tolist()))

@@ -14,7 +14,7 @@ cross-entropy calibrates the score, a softmax over the entries (a pointer) sharp
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,14 +25,13 @@ from torch import Tensor
 from megacontext.errors import ConfigError
 from megacontext.focus.allocator import AllocatorConfig, AllocatorState, refocus
 from megacontext.focus.context import WorkingContext
-from megacontext.index.addresses import AddressIndex
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle
 from megacontext.runtime.frozen.encoding import encoder_of
 from megacontext.runtime.frozen.reader import FrozenReader
 from megacontext.scoring.hops import seen_again
-from megacontext.scoring.lens import EntryFeatures, collate, entry_features, lens_scores
-from megacontext.scoring.scorer import QuestionEncoder, best_of_blocks
+from megacontext.scoring.lens import EntryFeatures, Gaze, collate, entry_features, gaze_at, lens_scores
+from megacontext.scoring.scorer import Question, best_of_blocks
 from megacontext.spans import Span
 from megacontext.tasks.asked import Asked, AskedHistory, Task
 from megacontext.tasks.asked_facts import Facts
@@ -97,10 +96,7 @@ class Case:
     """A look at one training history, as the trainer sees it."""
 
     memory: Memory
-    address: np.ndarray
-    """float32 (A,)."""
-    matches: np.ndarray
-    """float32 (num_blocks,)."""
+    gaze: Gaze
     truth: np.ndarray
     """float32 (num_blocks,): 1 for the blocks that the look is to find, else -1."""
     read: np.ndarray
@@ -116,7 +112,7 @@ class Example:
 
     def features(self) -> EntryFeatures:
         """What LensNet sees of it."""
-        return entry_features(self.context, self.case.memory, self.case.address, self.case.matches)
+        return entry_features(self.context, self.case.memory, self.case.gaze)
 
     def labels(self) -> Tensor:
         """float32 (N,) in {0, 1}: whether an entry holds a block of the statement that counts."""
@@ -136,9 +132,14 @@ def build_cases(
             planted, _ = contexts.asked(rng, int(length), config.task(rng))
             memory = Memory.create(None, identity, encoder)
             memory.append(planted.ids)
+
+            def look(seen: np.ndarray, memory: Memory = memory) -> Gaze:
+                asked = Question(number=0, ids=seen)
+                return gaze_at(asked, memory, encoder, bundle.lens, contexts.tokenizer)
+
             for question in planted.questions:
                 prompt = contexts.tokenizer.encode(question.prompt)
-                cases += _cases(question, prompt, planted, memory, encoder, config, rng)
+                cases += _cases(question, prompt, planted, memory, look, config, rng)
             progress.advance(f"{len(planted.ids):,} tokens")
     return cases
 
@@ -148,7 +149,7 @@ def _cases(
     prompt: np.ndarray,
     planted: AskedHistory,
     memory: Memory,
-    encoder: QuestionEncoder,
+    look: Callable[[np.ndarray], Gaze],
     config: LensTrainConfig,
     rng: np.random.Generator,
 ) -> Iterator[Case]:
@@ -156,35 +157,26 @@ def _cases(
     first, *further = question.looks
     truth = _blocks_at(first.found, memory)
     if truth.max(initial=-1.0) > 0:
-        yield _case(prompt, truth, _blocks_at((), memory), memory, encoder)
+        yield Case(memory, look(prompt), truth, _blocks_at((), memory))
     if not config.hops:
         return
     opened = [*first.found]
-    for look in further:
-        assert look.read is not None
-        if look.read not in opened:
-            opened.append(look.read)
+    for step in further:
+        assert step.read is not None
+        if step.read not in opened:
+            opened.append(step.read)
         # From each block that the sentence runs through, as each of them will look.
-        for block in _block_numbers(look.read, memory):
-            seen = _behind(block, prompt, memory)
-            yield _case(
-                seen, _blocks_at(look.found, memory), _blocks_at(tuple(opened), memory), memory, encoder
-            )
-        opened += look.found
+        for block in _block_numbers(step.read, memory):
+            found, read = _blocks_at(step.found, memory), _blocks_at(tuple(opened), memory)
+            yield Case(memory, look(_behind(block, prompt, memory)), found, read)
+        opened += step.found
     others = [span for other in planted.questions for span in other.needed if span not in question.needed]
     if others:
         # A wrong turn: evidence of another question leads nowhere.
         wrong = others[int(rng.integers(len(others)))]
         for block in _block_numbers(wrong, memory)[-1:]:
             read = _blocks_at((*first.found, wrong), memory)
-            yield _case(_behind(block, prompt, memory), _blocks_at((), memory), read, memory, encoder)
-
-
-def _case(
-    seen: np.ndarray, truth: np.ndarray, read: np.ndarray, memory: Memory, encoder: QuestionEncoder
-) -> Case:
-    address = encoder.encode_question(seen)
-    return Case(memory, address, AddressIndex.of(memory).matches(address), truth, read)
+            yield Case(memory, look(_behind(block, prompt, memory)), _blocks_at((), memory), read)
 
 
 def _behind(block: int, prompt: np.ndarray, memory: Memory) -> np.ndarray:
@@ -223,7 +215,7 @@ def gather(
         return np.clip(0.5 * truth + rng.normal(scale=noise, size=len(truth)), -1, 1)
 
     cover = WorkingContext.cover(case.memory.num_tokens, case.memory.block_size)
-    learned = lens_scores(bundle.lens, case.memory, case.address, case.matches)
+    learned = lens_scores(bundle.lens, case.memory, case.gaze)
     chosen = learned if noise is None else blurred
 
     def score(context: WorkingContext) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,11 +193,22 @@ def _begun(config: TinyTrainConfig, texts: TrainingTexts) -> Bundle:
 
 
 def _going_on(config: TinyTrainConfig) -> Bundle:
-    """The bundle to go on from. Raises CheckpointError, or ConfigError for one of other shapes."""
-    bundle = Bundle.load(model_folder(config.start_from))
-    if bundle.config != config.parts():
+    """The bundle to go on from. Raises CheckpointError, or ConfigError for one of other shapes.
+
+    Only whether a LensNet that is trained sees words may differ from that bundle: the rest of it goes on as it was.
+    """
+    begun, wanted = Bundle.load(model_folder(config.start_from)), config.parts()
+    if begun.config == wanted:
+        return begun
+    seen = replace(wanted.lens, words=begun.config.lens.words)
+    if begun.config != replace(wanted, lens=seen) or "lens" not in config.train:
         raise ConfigError(
             f"a recipe that goes on from a bundle must ask for its shapes, {config.start_from!r} has other ones; copy "
-            "model, gistnet, address and lens from its recipe.toml"
+            "model, gistnet, address and lens from its recipe.toml (lens.words may differ where lens is trained)"
         )
+    bundle = Bundle(wanted, begun.tokenizer)
+    for (_, part), (_, old) in zip(bundle.parts(), begun.parts(), strict=True):
+        own = part.state_dict()
+        part.load_state_dict(own | {name: kept for name, kept in old.state_dict().items() if name in own})
+        part.eval()
     return bundle

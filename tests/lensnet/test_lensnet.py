@@ -30,10 +30,11 @@ def given_of(batch=1, entries=N, seed=0):
         kind=torch.randint(KINDS, (batch, entries), generator=generator),
         present=torch.ones(batch, entries, dtype=torch.bool),
         question=torch.randn(batch, A, generator=generator),
+        words=torch.rand(batch, entries, generator=generator),
     )
 
 
-ROWS = ("gists", "addresses", "match", "kind", "present")
+ROWS = ("gists", "addresses", "match", "kind", "present", "words")
 
 
 def take(given, order):

@@ -6,7 +6,7 @@ import torch
 from toys import K
 
 from megacontext.focus import AllocatorConfig, AllocatorState, WorkingContext, refocus
-from megacontext.lensnet.lens import LensNet
+from megacontext.lensnet.lens import LensNet, LensNetConfig
 from megacontext.scoring import SCORERS, Question, ScorerParts
 from megacontext.scoring.hops import MOST_LOOKS, seen_again
 from megacontext.spans import Span
@@ -37,6 +37,7 @@ class ChainReader:
 class WantsTheSame:
     """In LensNet's place: wants the one entry whose best address is the question's own."""
 
+    config = LensNetConfig()
     scores = staticmethod(LensNet.scores)
 
     def __call__(self, given):

@@ -166,6 +166,24 @@ def test_a_bundle_of_other_shapes_is_not_gone_on_from(trained, tmp_path):
     other = dataclasses.replace(config.lens, width=config.lens.width * 2)
     with pytest.raises(ConfigError, match=r"must ask for its shapes, .* has other ones; copy model"):
         further(config, model, tmp_path, lens=other)
+    with pytest.raises(ConfigError, match=r"lens\.words may differ where lens is trained"):
+        further(
+            config, model, tmp_path, lens=dataclasses.replace(config.lens, words=True), train=("address",)
+        )
+
+
+def test_a_lens_that_is_trained_on_may_begin_to_see_words(trained, tmp_path):
+    config, model, _, _ = trained
+    seeing = dataclasses.replace(config.lens, words=True)
+    further(config, model, tmp_path, lens=seeing, train=("lens",))
+    before, after = Bundle.load(model), Bundle.load(tmp_path / "further")
+    assert after.config.lens.words and after.lens.from_words is not None
+    for part in ("base", "gistnet", "address"):
+        assert before.fingerprint(part) == after.fingerprint(part)
+    old, new = before.lens.state_dict(), after.lens.state_dict()
+    assert set(new) - set(old) == {"from_words.weight", "from_words.bias"}
+    # Two steps from where it was, not begun anew.
+    assert all((new[name] - old[name]).abs().max() < 0.2 for name in old)
 
 
 def test_the_shipped_recipes_of_tasks_go_on_from_the_shipped_model_and_from_one_another():

@@ -12,6 +12,7 @@ from toys import VOCABULARY, K, ids_of, model_config, random_bundle
 from training_toys import MIXED, SILENT, TASKS, address_config, base_config, lens_config, sampler_of
 
 from megacontext.errors import ConfigError
+from megacontext.focus import WorkingContext
 from megacontext.gistnet.address import AddressNet
 from megacontext.models.gpt import GPT
 from megacontext.runtime.bundle import Bundle
@@ -356,7 +357,10 @@ def test_lens_examples_are_labelled_by_the_statement_that_counts(begun, sampler)
     for case in cases:
         needed = set(np.flatnonzero(case.truth > 0).tolist())
         assert needed and max(needed) - min(needed) == len(needed) - 1, "one statement: blocks in a row"
-        np.testing.assert_allclose(case.matches, case.memory.addresses() @ case.address)
+        memory, gaze = case.memory, case.gaze
+        raw = WorkingContext.raw(memory.num_tokens, K)
+        matches = gaze.matches.values(raw, tail=0.0)[: memory.num_blocks]
+        np.testing.assert_allclose(matches, memory.addresses() @ gaze.address, atol=1e-6)
         for noise in (0.5, None):
             for example in gather(case, begun, config, np.random.default_rng(1), noise):
                 context = example.context

@@ -104,7 +104,8 @@ class View:
             gists[at] = level[context.index[at]]
         kind = np.minimum(context.lod + 1, KINDS - 1)
         kind[len(best) :] = TAIL_KIND
-        return EntryFeatures(gists, addresses, self._best.values(context, tail=0.0), kind, self.question)
+        match, unseen = self._best.values(context, tail=0.0), np.zeros(entries, dtype=np.float32)
+        return EntryFeatures(gists, addresses, match, kind, self.question, words=unseen)
 
     def best_block(self, context: WorkingContext, slot: int) -> int:
         """The block below a gist that matches the question best."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from megacontext.config import dump_recipe
 from megacontext.corpus.book import load_book
+from megacontext.errors import ConfigError
 from megacontext.focus.context import check_budget
 from megacontext.progress import Progress
 from megacontext.runtime.bundle import Bundle, model_folder
@@ -48,6 +49,11 @@ class JointData:
 def load_joint_data(config: JointTrainConfig) -> JointData:
     """Raises CheckpointError for a model that is not one, ConfigError or BudgetError for what does not fit it."""
     bundle = Bundle.load(model_folder(config.model))
+    if bundle.config.lens.words:
+        raise ConfigError(
+            f"end-to-end training compares addresses alone, the LensNet of {config.model!r} sees words too; go on from "
+            "a model without lens.words"
+        )
     tokenizer, size = bundle.tokenizer, bundle.config.block_size
     books = [tokenizer.encode(load_book(name).text) for name in config.books]
     source = BookPassages(ContextSampler(books, tokenizer, size, bundle.config.positions))

@@ -18,7 +18,8 @@ from megacontext.focus.context import WorkingContext
 from megacontext.index.addresses import AddressIndex
 from megacontext.runtime.encoding import BundleEncoder
 from megacontext.runtime.session import FocusConfig, Session
-from megacontext.scoring.lens import entry_features
+from megacontext.scoring.descendants import BestBelow
+from megacontext.scoring.lens import Gaze, entry_features
 from megacontext.train.joint.build import build, question_addresses, views
 from megacontext.train.joint.horizon import IGNORED, Row, foretold, nats_of, pack
 from megacontext.train.joint.passages import Ask, Passage, PassageSpec
@@ -130,10 +131,11 @@ def test_lensnet_sees_under_training_what_it_sees_deployed(bundle, source):
     memory = memory_of(bundle, passage)
     for view in seen(bundle, passage):
         matches = AddressIndex.of(memory).matches(view.question)
+        gaze = Gaze(view.question, BestBelow(matches, memory.block_size))
         np.testing.assert_allclose(view.matches, matches, atol=2e-3)
         for context in some_contexts(len(passage.history)):
             mine = view.features(context)
-            theirs = entry_features(context, memory, view.question, matches)
+            theirs = entry_features(context, memory, gaze)
             for field in dataclasses.fields(mine):
                 np.testing.assert_allclose(
                     getattr(mine, field.name), getattr(theirs, field.name), atol=5e-3, err_msg=field.name
