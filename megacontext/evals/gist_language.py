@@ -314,18 +314,16 @@ def _starts(config: LanguageConfig) -> Tensor:
 
     Raises ConfigError where there is none.
     """
-    shape, blocks = config.shape, config.reach_segments * config.segment_blocks
-    last = blocks - shape.blocks
-    first = max(0, blocks - config.segment_blocks - shape.far_blocks - shape.distant_blocks)
-    grid = config.block_size if config.distant_parents else 1
-    # Nodes begin where a tree has them: at multiples of their size, counted from the first segment.
-    first, last = -(-first // grid), last // grid
-    if first > last:
+    begins = config.shape.begins(config.reach_segments, config.segment_blocks)
+    if not begins:
         raise ConfigError(
-            f"windows of nodes begin at multiples of {grid} blocks, none of which lets them end in the last of "
+            f"windows of nodes begin at multiples of {begins.step} blocks, none of which lets them end in the last of "
             f"{config.reach_segments} segments; raise reach_segments"
         )
-    return torch.linspace(first, last, config.windows, dtype=torch.float64).round().long().unique() * grid
+    spread = torch.linspace(
+        begins[0] // begins.step, begins[-1] // begins.step, config.windows, dtype=torch.float64
+    )
+    return spread.round().long().unique() * begins.step
 
 
 class _Windows:

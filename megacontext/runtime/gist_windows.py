@@ -55,6 +55,16 @@ class WindowShape:
         tail = -(-(self.raw_tokens + self.scored_tokens) // self.block_size)
         return self.far_blocks + self.distant_blocks + tail
 
+    def begins(self, segments: int, segment_blocks: int) -> range:
+        """Blocks that windows may begin at in so many segments, such that what follows the gists is in the last.
+
+        Nodes begin where a tree has them: at multiples of their size, counted from the first segment.
+        """
+        blocks = segments * segment_blocks
+        first = max(0, blocks - segment_blocks - self.far_blocks - self.distant_blocks)
+        grid = self.block_size if self.distant_parents else 1
+        return range(-(-first // grid) * grid, blocks - self.blocks + 1, grid)
+
     def first_token(self, starts: Tensor) -> Tensor:
         """Where the tokens behind the gists begin, (B,), in windows that begin at blocks `starts` (B,)."""
         return starts * self.block_size + self.distant_tokens

@@ -61,7 +61,7 @@ class Babi:
     people: int = len(ACTORS)
     """Actors in the world, and things."""
     many_things: bool = False
-    """Whether training draws its things from the words of the text around too, so that none is learnt by heart."""
+    """Whether training draws things and names from the text around too, so that none is learnt by heart."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -305,11 +305,13 @@ def _words(text: Background, tokenizer: Tokenizer) -> set[str]:
 def _training_cast(rng: np.random.Generator, people: int, words: Collection[str]) -> Cast:
     """Half of the actors have known first names, half invented ones, as no list of names is long enough to learn by.
 
-    Things are drawn from `words` as well.
+    With `words` a third are called by one of them, and things are drawn from them as well.
     """
-    known = rng.permutation(_TRAINING_ACTORS)[: people // 2].tolist()
-    actors = dict.fromkeys(known)
+    drawn = rng.permutation(sorted(words)).tolist()
+    named = [word.capitalize() for word in drawn[: people // 3]]
+    known = rng.permutation(_TRAINING_ACTORS)[: (people - len(named)) // 2].tolist()
+    actors = dict.fromkeys(named + known)
     while len(actors) < people:
         actors[invent_surname(rng, held_out=False)] = None
-    things = rng.permutation(sorted({*_TRAINING_THINGS, *words}))
+    things = rng.permutation(sorted({*_TRAINING_THINGS, *drawn[len(named) :]}))
     return Cast(actors=tuple(actors), things=tuple(things[:people].tolist()))

@@ -36,6 +36,13 @@ class DistillConfig:
     """Each step draws how many, from this to `distant_blocks`; None: always as many."""
     distant_parents: int = 0
     """Nodes of `block_size` blocks, before them, that are read as gists of gists."""
+    fewest_parents: int | None = None
+    """Each step draws how many, from this to `distant_parents`; None: always as many."""
+    reach_segments: int = 1
+    """Segments of a document that a window may reach over, each read by itself. Beyond one nobody has read all that the
+    gists stand for, so what came is the teacher: cross-entropy of the scored tokens."""
+    reach_tokens: int | None = None
+    """How far before the raw tokens an entry may stand: what is farther is squeezed into it. None: as far as it is."""
     raw_tokens: int = 64
     """Tokens between them and what is scored."""
     scored_tokens: int = 128
@@ -90,7 +97,7 @@ class PooledTrainConfig:
             raise ConfigError("a constant prefix is trained in the second stage alone; raise distill.steps")
         distill = self.distill
         counts = {"matching.queries": self.matching.queries, "distill.windows": distill.windows}
-        counts |= {"save_every": self.save_every}
+        counts |= {"save_every": self.save_every, "distill.reach_segments": distill.reach_segments}
         given = {"segments": self.segments, "piece_blocks": self.piece_blocks}
         counts |= {name: 1 if count is None else count for name, count in given.items()}
         if small := [f"{name} = {count}" for name, count in counts.items() if count < 1]:
@@ -99,17 +106,43 @@ class PooledTrainConfig:
             raise ConfigError(
                 "distill.raw_tokens and scored_tokens must be at least 1 and block_size 2; raise the one that is not"
             )
-        fewest = distill.distant_blocks if distill.fewest_blocks is None else distill.fewest_blocks
-        if not 0 <= fewest <= distill.distant_blocks or not fewest + distill.distant_parents:
+        blocks, parents = distill.distant_blocks, distill.distant_parents
+        if not 0 <= self.fewest_blocks <= blocks or not self.fewest_blocks + parents:
             raise ConfigError(
                 "a window needs a gist: 0 <= distill.fewest_blocks <= distant_blocks and one of them or "
-                f"distant_parents above 0, got {fewest}, {distill.distant_blocks} and {distill.distant_parents}"
+                f"distant_parents above 0, got {self.fewest_blocks}, {blocks} and {parents}"
+            )
+        if not min(1, parents) <= self.fewest_parents <= parents:
+            raise ConfigError(
+                "a window with nodes has one at least: 1 <= distill.fewest_parents <= distant_parents, got "
+                f"{self.fewest_parents} and {parents}"
             )
         self._check_levels()
-        if self.shape.blocks > self.segment_blocks:
+        self._check_reach()
+
+    def _check_reach(self) -> None:
+        distill, blocks = self.distill, self.shape.blocks
+        room = distill.reach_segments * self.segment_blocks
+        if blocks > room:
             raise ConfigError(
-                f"a window takes {self.shape.blocks} blocks (gists, raw and scored tokens) and must fit a segment, got "
-                f"segment_blocks = {self.segment_blocks}; raise it"
+                f"a window takes {blocks} blocks (gists, raw and scored tokens) and must fit a segment, or "
+                f"distill.reach_segments of them, got segment_blocks = {self.segment_blocks} and "
+                f"{distill.reach_segments}; raise one of the two"
+            )
+        if distill.reach_segments > 1 and not all(
+            self.shape_with(near, far).begins(distill.reach_segments, self.segment_blocks)
+            for near in range(self.fewest_blocks, distill.distant_blocks + 1)
+            for far in range(self.fewest_parents, distill.distant_parents + 1)
+        ):
+            raise ConfigError(
+                "windows of nodes begin where a tree has them, and of those that were asked for some would not end in "
+                f"the last of {distill.reach_segments} segments; change distill.reach_segments or distant_parents"
+            )
+        near = distill.distant_blocks * self.block_size
+        if distill.reach_tokens is not None and distill.reach_tokens <= near:
+            raise ConfigError(
+                f"distill.reach_tokens must be beyond the {near} tokens of the distant blocks, which stay where they "
+                f"are, got {distill.reach_tokens}; raise it"
             )
 
     def _check_levels(self) -> None:
@@ -119,6 +152,11 @@ class PooledTrainConfig:
                 "a second level is trained in windows that have it, and no third: pooled.levels = 2 goes with "
                 f"distill.distant_parents >= 1, got {levels} and {parents}"
             )
+        if self.distill.reach_segments > 1 and levels < 2:
+            raise ConfigError(
+                "windows over several segments are for a second level; leave distill.reach_segments at 1 or raise "
+                "pooled.levels to 2"
+            )
         if levels == 2 and (self.constant or not self.initial):
             raise ConfigError(
                 "a second level is made of trained gists; name those in `initial`, and leave `constant` out"
@@ -127,17 +165,30 @@ class PooledTrainConfig:
             raise ConfigError("a constant prefix begins anew; leave `initial` out")
 
     @property
+    def fewest_blocks(self) -> int:
+        """Gists of blocks in a window, at least."""
+        distill = self.distill
+        return distill.distant_blocks if distill.fewest_blocks is None else distill.fewest_blocks
+
+    @property
+    def fewest_parents(self) -> int:
+        """Gists of gists in a window, at least."""
+        distill = self.distill
+        return distill.distant_parents if distill.fewest_parents is None else distill.fewest_parents
+
+    @property
     def shape(self) -> WindowShape:
         """Of the largest windows of the second stage."""
-        return self.shape_with(self.distill.distant_blocks)
+        return self.shape_with(self.distill.distant_blocks, self.distill.distant_parents)
 
-    def shape_with(self, distant_blocks: int) -> WindowShape:
-        """Of windows with that many gists of blocks."""
+    def shape_with(self, distant_blocks: int, distant_parents: int) -> WindowShape:
+        """Of windows with that many gists of blocks, and of gists."""
         distill = self.distill
         return WindowShape(
             block_size=self.block_size,
             distant_blocks=distant_blocks,
-            distant_parents=distill.distant_parents,
+            distant_parents=distant_parents,
+            reach_tokens=distill.reach_tokens,
             raw_tokens=distill.raw_tokens,
             scored_tokens=distill.scored_tokens,
         )

@@ -64,7 +64,8 @@ def load_pooled_data(config: PooledTrainConfig) -> PooledData:
     """The decoder, the documents as its ids, and gists to go on from. Raises what opening one of them raises."""
     decoder = open_decoder(config.base, config.device, config.precision, config.sink)
     documents = load_documents(config.documents, decoder.encode)
-    cut_segments(documents, config.segment_blocks * config.block_size)
+    segments = cut_segments(documents, config.segment_blocks * config.block_size)
+    _reaching(segments, config.distill.reach_segments)
     if not config.initial:
         return PooledData(decoder, documents)
     initial, told = load_pooled(pooled_folder(config.initial), decoder)
@@ -100,8 +101,9 @@ class _Training:
         self.telemetry, self.folder = telemetry, folder
         rng = np.random.default_rng(config.seed)
         segments = cut_segments(data.documents, config.segment_blocks * config.block_size, rng)
-        chosen = rng.permutation(len(segments))[: config.segments]
-        self.segments = [segments[number].ids for number in chosen]
+        reach = config.distill.reach_segments
+        whole = _reaching(segments, reach)
+        self.segments = [whole[number] for number in rng.permutation(len(whole))[: config.segments]]
         self.chance = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -122,6 +124,7 @@ class _Training:
                 config.block_size,
                 folder / "segments",
                 piece_blocks=config.piece_blocks,
+                with_hidden=reach == 1,
             )
         self.began = time.perf_counter()
         self.done = 0
@@ -152,8 +155,12 @@ class _Training:
         return ConstantPrefix(keys, values).to(self.base.device)
 
     def _segment(self, number: int) -> Tensor:
-        ids = self.segments[number % len(self.segments)].astype(np.int64)
-        return torch.from_numpy(ids).to(self.base.device)
+        return self._pieces(number)[-1]
+
+    def _pieces(self, number: int) -> list[Tensor]:
+        """A segment and those before it that its windows reach over."""
+        pieces = self.segments[number % len(self.segments)]
+        return [torch.from_numpy(one.astype(np.int64)).to(self.base.device) for one in pieces]
 
     def _read(self, ids: Tensor) -> SegmentCaches:
         """A segment's caches, with those of its blocks that gists are made of."""
@@ -267,29 +274,63 @@ class _Training:
         return parent_matching_loss(self.base, self.net, gists, read, queries, self.chance)
 
     def _distill(self, number: int) -> Tensor:
-        """Divergence of what is said behind gists from what is said behind all tokens, nats a token."""
-        distill, ids = self.config.distill, self._segment(number)
-        count = distill.distant_blocks
-        if distill.fewest_blocks is not None:
-            count = int(torch.randint(distill.fewest_blocks, count + 1, (1,), generator=self.chance))
-        shape = self.config.shape_with(count)
+        """How far what is said behind gists is from what is to be said, nats a token."""
+        shape = self._drawn_shape()
+        if self.config.distill.reach_segments > 1:
+            return self._surprise(self._pieces(number), shape)
+        ids, windows = self._segment(number), self.config.distill.windows
         places = self.config.segment_blocks - shape.blocks + 1
-        starts = torch.randperm(places, generator=self.chance)[: min(distill.windows, places)].to(ids.device)
+        starts = torch.randperm(places, generator=self.chance)[: min(windows, places)].to(ids.device)
         return self._divergence(ids, shape, starts, *self._gists(ids, shape, starts))
+
+    def _drawn_shape(self) -> WindowShape:
+        """Of the windows of one step."""
+        config = self.config
+        blocks = self._drawn(config.fewest_blocks, config.distill.distant_blocks)
+        return config.shape_with(blocks, self._drawn(config.fewest_parents, config.distill.distant_parents))
+
+    def _drawn(self, fewest: int, most: int) -> int:
+        if fewest == most:
+            return most
+        return int(torch.randint(fewest, most + 1, (1,), generator=self.chance))
 
     def _gists(
         self, ids: Tensor, shape: WindowShape, starts: Tensor
     ) -> tuple[CacheEntries, Tensor, CacheEntries]:
         """The windows' gists, and of the segment the hidden states (T, E) and the sink."""
-        blocks = shape.gist_blocks(starts)
         if self.reader is None:
             caches = self._read(ids)
-            return pooled_gists(self.net, self.base, caches, blocks), caches.hidden, caches.sink
-        assert isinstance(self.net, PooledCache)
+            return (
+                pooled_gists(self.net, self.base, caches, shape.gist_blocks(starts)),
+                caches.hidden,
+                caches.sink,
+            )
         read = self.reader.read(ids)
-        below = read.gists[_BELOW]
+        assert read.hidden is not None
+        return self._both_levels(read.gists[_BELOW], shape, starts), read.hidden, self.reader.sink
+
+    def _both_levels(self, below: CacheEntries, shape: WindowShape, starts: Tensor) -> CacheEntries:
+        """The windows' gists of gists and of blocks, out of those of all blocks of a text."""
+        assert isinstance(self.net, PooledCache)
         parents = parent_gists(self.net, self.base, below, shape.parent_blocks(starts))
-        return in_time_order([parents, picked_gists(below, blocks)]), read.hidden, self.reader.sink
+        return in_time_order([parents, picked_gists(below, shape.gist_blocks(starts))])
+
+    def _surprise(self, pieces: list[Tensor], shape: WindowShape) -> Tensor:
+        """Cross-entropy of the tokens that came, in windows over several segments."""
+        assert self.reader is not None
+        begins = shape.begins(len(pieces), self.config.segment_blocks)
+        drawn = torch.randperm(len(begins), generator=self.chance)[: self.config.distill.windows]
+        starts = (begins[0] + drawn * begins.step).to(pieces[0].device)
+        read = [self.reader.read(piece).gists[_BELOW] for piece in pieces]
+        below = CacheEntries(
+            torch.cat([one.keys for one in read], dim=1), torch.cat([one.values for one in read], dim=1)
+        )
+        rows = shape.rows(torch.cat(pieces), starts)
+        gists = self._both_levels(below, shape, starts)
+        said = self.base.unembed(scored_hidden(self.base, self.reader.sink, shape, starts, rows, gists))
+        loss = F.cross_entropy(said.flatten(0, 1).float(), rows[:, shape.raw_tokens :].flatten())
+        self.told["distill_ce"].append(loss.item())
+        return loss
 
     def _divergence(
         self,
@@ -309,3 +350,21 @@ class _Training:
             targets = rows[:, shape.raw_tokens :]
             self.told["distill_ce"].append(F.nll_loss(said.flatten(0, 1), targets.flatten()).item())
         return F.kl_div(said.flatten(0, 1), wanted.flatten(0, 1), log_target=True, reduction="batchmean")
+
+
+def _reaching(segments: list[Document], reach: int) -> list[list[np.ndarray]]:
+    """Every segment with the `reach - 1` before it, of those that have so many in their document.
+
+    Raises ConfigError if there is none.
+    """
+    found = [
+        [one.ids for one in segments[last - reach + 1 : last + 1]]
+        for last in range(reach - 1, len(segments))
+        if segments[last - reach + 1].name == segments[last].name
+    ]
+    if not found:
+        raise ConfigError(
+            f"windows reach over {reach} segments and no document has so many; name longer ones or lower "
+            "distill.reach_segments"
+        )
+    return found

@@ -11,9 +11,11 @@ from models.huggingface.hf_toys import save_model
 from safetensors.torch import load_file
 
 from megacontext.config import from_mapping
+from megacontext.corpus.documents import load_documents
 from megacontext.errors import CheckpointError, ConfigError
 from megacontext.evals import gist_language
 from megacontext.evals.gist_language import LanguageConfig, measure_language, prepare_language
+from megacontext.models.block_caches import read_segment
 from megacontext.runtime import segment_gists
 from megacontext.runtime.pooled_gists import load_pooled, open_decoder, pooled_folder
 from megacontext.runtime.run import RunFolder
@@ -124,6 +126,78 @@ def test_a_second_level_is_trained_and_the_first_stays_bit_for_bit(levels, model
     metrics = levels.metrics
     assert metrics["segments"] == 5 and metrics["matching_last"] < metrics["matching_first"]
     assert metrics["parameters"] == sum(one.numel() for one in below.parameters())
+
+
+FAR = {
+    **SECOND_LEVEL,
+    "initial": "nowhere",
+    "segment_blocks": 12,
+    "distill.distant_parents": 3,
+    "distill.fewest_parents": 1,
+    "distill.reach_segments": 3,
+    "distill.reach_tokens": 120,
+    "matching.steps": 0,
+}
+
+
+def test_a_second_level_learns_in_windows_over_several_segments(
+    recipe, levels, decoder, tmp_path, monkeypatch
+):
+    """They are the document's, end in the last segment, and begin with nodes at multiples of their size."""
+    looked, scored = [], loop.scored_hidden
+
+    def watched(base, sink, shape, starts, rows, gists):
+        looked.append((shape, starts.tolist(), rows.tolist(), gists))
+        return scored(base, sink, shape, starts, rows, gists)
+
+    monkeypatch.setattr(loop, "scored_hidden", watched)
+    changes = {"segments": 1, "distill.steps": 30} | FAR | {"initial": str(levels.model)}
+    outcome = trained(recipe, tmp_path, **changes)
+    before, after = (load_pooled(model, decoder)[0] for model in (levels.model, outcome.model))
+    texts = [one.ids for one in load_documents(recipe["documents"], decoder.encode)]
+    assert {shape.distant_parents for shape, *_ in looked} == {1, 2, 3}
+    for number, (shape, starts, rows, gists) in enumerate(looked):
+        for row, (start, tokens) in enumerate(zip(starts, rows, strict=True)):
+            first = start * 8 + shape.distant_tokens
+            assert start % 8 == 0 and gists.keys.shape[2] == shape.gists
+            assert 2 * 96 <= first <= first + len(tokens) <= 3 * 96, (
+                "in the last of three segments of 96 tokens"
+            )
+            whole = reached(texts, tokens, first)
+            if number == 0:  # nothing has been learnt yet
+                expected = gists_by_hand(before, decoder, whole, start, shape)
+                torch.testing.assert_close(gists.keys[:, row], expected, atol=2e-3, rtol=1e-2)
+    for name, one in before.levels[0].state_dict().items():
+        assert torch.equal(after.levels[0].state_dict()[name], one)
+    moved = after.levels[1].state_dict()
+    assert any((moved[name] != one).any() for name, one in before.levels[1].state_dict().items())
+    assert outcome.metrics["distill_last"] < outcome.metrics["distill_first"]
+
+
+def reached(texts, tokens, first):
+    """The three segments of a text in which `tokens` stand at `first`."""
+    for ids in texts:
+        for at in range(first, len(ids)):
+            if ids[at : at + len(tokens)].tolist() == tokens and at - first + 288 <= len(ids):
+                return ids[at - first : at - first + 288]
+    raise AssertionError("tokens of no document, or from elsewhere")
+
+
+@torch.no_grad()
+def gists_by_hand(net, decoder, ids, start, shape):
+    """Keys (L, P + G, Hkv, D) of a window's gists, each segment read by itself."""
+    blocks = [
+        net(read.blocks.keys, read.blocks.values, decoder.base.turn)
+        for first in (0, 96, 192)
+        for read in [
+            read_segment(decoder.base, torch.tensor(ids[first : first + 96]).long(), 8, decoder.sink_id)
+        ]
+    ]
+    keys, values = (torch.cat(one, dim=1) for one in zip(*blocks, strict=True))
+    nodes = [slice(start + 8 * node, start + 8 * node + 8) for node in range(shape.distant_parents)]
+    far = [net(keys[:, None, node], values[:, None, node], decoder.base.turn, lod=2)[0] for node in nodes]
+    near = start + shape.far_blocks
+    return torch.cat([*far, keys[:, near : near + shape.distant_blocks]], dim=1)
 
 
 def test_a_training_that_goes_on_begins_where_the_other_ended(recipe, models, decoder, tmp_path):
@@ -413,6 +487,16 @@ def test_arms_without_gists_score_what_the_decoder_says_itself(decoder, toy_fold
         ({"distill.distant_parents": 1}, "a second level is trained in windows that have it"),
         ({"pooled.levels": 2}, "a second level is trained in windows that have it"),
         (SECOND_LEVEL, "name those in `initial`"),
+        ({"distill.reach_segments": 2}, "windows over several segments are for a second level"),
+        (FAR | {"distill.fewest_parents": 4}, "1 <= distill.fewest_parents <= distant_parents"),
+        (FAR | {"distill.reach_segments": 2}, "must fit a segment, or distill.reach_segments of them"),
+        (
+            FAR | {"distill.distant_parents": 1, "distill.scored_tokens": 80},
+            "would not end in the last of 3 segments",
+        ),
+        (FAR | {"distill.reach_tokens": 32}, "must be beyond the 32 tokens of the distant blocks"),
+        (FAR | {"distill.reach_segments": 0}, "got distill.reach_segments = 0"),
+        (FAR | {"distill.reach_segments": 90}, "no document has so many"),
         ({"initial": "nowhere", "constant": True}, "begins anew"),
         ({"initial": "nowhere"}, "holds none that can be read"),
         ({"initial": "smollm2-pooled"}, "read by the decoder that they were trained for"),
