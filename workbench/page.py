@@ -21,14 +21,15 @@ from panel.util import edit_readonly
 
 from megacontext.errors import MegaContextError
 from workbench.desk import Desk
-from workbench.html import dress
+from workbench.foreword import foreword
+from workbench.html import WITHOUT_FOREWORD, dress
 from workbench.palette import BAD, GOOD, NEUTRAL
 from workbench.pulse import Pulse
 from workbench.state import VIEWS, Selection
 from workbench.stores.library import Library
 from workbench.stores.memory import MemoryStore
 from workbench.stores.run import RunStore
-from workbench.stores.runs import RunSummary
+from workbench.stores.runs import RunInfo, RunSummary, read_info
 from workbench.text import count, plain, size, visible
 from workbench.theme import theme
 from workbench.turns import in_one_go, in_turn
@@ -128,8 +129,19 @@ class Workbench:
             # Else it would follow whether the server is at work, and go through all models of the page each time.
             page.busy = False
         if pn.state.curdoc is not None:
-            pn.state.curdoc.js_on_event("document_ready", CustomJS(code=CLOSE_SIDEBAR_WHERE_NARROW))
+            for code in (CLOSE_SIDEBAR_WHERE_NARROW, WITHOUT_FOREWORD):
+                pn.state.curdoc.js_on_event("document_ready", CustomJS(code=code))
         return page
+
+    def foreword(self) -> Markup:
+        """What is painted before the page is there: of the run no more than its run.json says."""
+        wanted = self._wanted([run.name for run in self.library.runs()])
+        known = Markup("")
+        with contextlib.suppress(MegaContextError):  # the page will say what is wrong
+            if wanted:
+                info = read_info(self.library.run_path(wanted))
+                known = about(info, info.state())
+        return foreword(TITLE, self.selection.view, visible(wanted or self.library.given_memory)[:80], known)
 
     def _open_while_scripts_load(self) -> None:
         """Fill the page while its browser loads scripts; at once where there is none.
@@ -266,9 +278,7 @@ class Workbench:
             return
         self._runs = runs
         names = [run.name for run in runs]
-        # Who opens a memory wants to see that, and not whatever run is newest.
-        newest = "" if self.library.given_memory else next(iter(names), "")
-        wanted = self.selection.run or self._first_run or newest
+        wanted = self._wanted(names)
         if wanted and wanted not in names:
             names = [*names, wanted]
         # The selection first: a control that differs from it would be taken for a choice of another run.
@@ -277,6 +287,12 @@ class Workbench:
         options = {name: name for name in names} if wanted else {"none": "", **{name: name for name in names}}
         self._run.param.update(options=options, value=wanted, disabled=not names)
         self._run.visible = bool(names) or not self.library.given_memory
+
+    def _wanted(self, names: list[str]) -> str:
+        """The run to show, of those of that name, the newest first; empty for none."""
+        # Who opens a memory wants to see that, and not whatever run is newest.
+        newest = "" if self.library.given_memory else next(iter(names), "")
+        return self.selection.run or self._first_run or newest
 
     def _open_run(self) -> None:
         self._views, self._stale = {}, set()
@@ -331,16 +347,15 @@ class Workbench:
         run = self.desk.run
         self._state_shown = "" if run is None else run.state
         if run is not None:
-            self._about.object = str(about(run))
+            self._about.object = str(about(run.info, run.state))
             return
         with self._telling():
             memory = self.desk.memory()
             self._about.object = "" if memory is None else str(about_memory(self.desk.memory_name, memory))
 
 
-def about(store: RunStore) -> Markup:
+def about(info: RunInfo, state: str) -> Markup:
     """State and particulars of a run, for the side of the page."""
-    info, state = store.info, store.state
     badge = Markup('<p class="state {}" style="color:{}"><i></i>{}</p>').format(
         state, STATE_COLOURS[state], STATE_WORDS.get(state, state)
     )
@@ -399,5 +414,5 @@ def build_page(library: Library, run_name: str | None = None) -> None:
     document = pn.state.curdoc
     workbench = Workbench(library, run_name)
     workbench.page().server_doc(document, TITLE)
-    dress(document)
+    dress(document, workbench.foreword())
     pn.state.onload(workbench.follow)

@@ -47,6 +47,22 @@ def test_every_view_opens_without_complaint(served: Served, watch: object) -> No
     content_with(watched)
 
 
+def test_the_run_is_named_before_any_script_has_run_and_once_when_the_page_is_there(
+    served: Served, browser: object, watch: object
+) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.route("**/*.js*", lambda route: route.abort())
+    page.goto(f"{served.url}?run=finished&view=focus")
+    page.locator("#foreword").get_by_text("finished", exact=True).wait_for(timeout=10_000)
+    assert page.locator("#foreword .chosen").inner_text() == "Focus"
+    page.close()
+    watched = watch(f"{served.url}?run=finished&view=focus", served.url)
+    page = settled(watched)
+    page.wait_for_function("() => !document.getElementById('foreword')")
+    assert page.evaluate("() => performance.getEntriesByName('first-contentful-paint').length") == 1
+    content_with(watched)
+
+
 def test_the_light_theme_on_a_narrow_screen_shows_content_and_no_complaint(
     served: Served, watch: object
 ) -> None:

@@ -42,6 +42,34 @@ def test_a_folder_without_runs_says_how_to_make_one_and_shows_it_when_it_comes(t
     assert page.desk.run is not None and page.selection.run == "first"
 
 
+def test_the_foreword_names_the_run_that_the_page_will_show(finished_run: Path, run_copy: Path) -> None:
+    folder = finished_run.parent
+    assert ">finished</b>" in Workbench(Library(folder), "finished").foreword()
+    newest = Workbench(Library(run_copy.parent))
+    assert f">{newest.selection.run}</b>" in newest.foreword()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', ""])
+def test_the_foreword_of_a_run_that_cannot_be_read_is_its_name(run_copy: Path, content: str) -> None:
+    (run_copy / "run.json").write_text(content)
+    said = Workbench(Library(run_copy.parent), "copy").foreword()
+    assert ">copy</b>" in said and 'class="state' not in said
+
+
+def test_the_foreword_shows_foreign_text_as_text(tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    live_run(tmp_path / name)
+    written = run_json(name, status="failed", message="</style><script>alert(2)</script>")
+    write_json(tmp_path / name / "run.json", written)
+    said = Workbench(Library(tmp_path)).foreword()
+    assert "<img" not in said and "&lt;img" in said and "<script" not in said
+
+
+def test_without_runs_the_foreword_names_none(tmp_path: Path) -> None:
+    said = Workbench(Library(tmp_path / "runs")).foreword()
+    assert "<b></b>" in said and "Opening" in said
+
+
 @pytest.mark.parametrize("name", ["../secrets", "a/b", "..", ""])
 def test_a_run_is_named_and_not_pathed(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="named by its folder"):

@@ -27,5 +27,5 @@ def test_a_view_of_a_run_that_has_just_begun_says_what_will_come(tmp_path: Path,
 def test_text_of_a_run_cannot_speak_html(tmp_path: Path, view: type) -> None:
     evil = '<img src=x onerror="hacked()"><script>hacked()</script>\u202e'
     desk = desk_on(make_run(tmp_path / "evil", questions=2, traced=1, prompt=evil, message=evil, device=evil))
-    said = words(view(desk).panel()) + str(about(desk.run))
+    said = words(view(desk).panel()) + str(about(desk.run.info, desk.run.state))
     assert "<img" not in said and "<script" not in said and "\u202e" not in said and "&lt;img" in said
