@@ -28,7 +28,7 @@ class Train:
     recipe: Annotated[str, tyro.conf.Positional] = "tiny"
     """A recipe in data/recipes, or the path of one."""
     plan: bool = False
-    """Print what a pretraining will take (steps, arithmetic, memory), and start nothing."""
+    """Print what a pretraining, or a training of pooled gists, will take (steps, arithmetic, memory); start nothing."""
     out: Path | None = None
     """Folder for what is trained; default: in the run's folder."""
     name: str | None = None
@@ -53,7 +53,7 @@ class Train:
         if self.plan:
             if kind.plan is None:
                 raise ConfigError(
-                    f"a plan is of a pretraining, recipe {self.recipe} is none; leave --plan out"
+                    f"a plan is of a pretraining or of pooled gists, recipe {self.recipe} is neither; leave --plan out"
                 )
             print_plan(kind.plan(config), self.json)
             return 0

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from megacontext.config import dump_recipe, from_mapping, load_table, recipe_source, to_mapping
 from megacontext.errors import ConfigError
@@ -27,10 +27,11 @@ from megacontext.train.joint.config import JointTrainConfig
 from megacontext.train.joint.loop import load_joint_data, train_joint
 from megacontext.train.pooled.config import PooledTrainConfig
 from megacontext.train.pooled.loop import load_pooled_data, train_pooled
+from megacontext.train.pooled.plan import plan_pooled
 from megacontext.train.pooled.state import read_state
 from megacontext.train.pretrain.config import PretrainConfig
 from megacontext.train.pretrain.loop import Destination, pretrain
-from megacontext.train.pretrain.plan import Plan, plan
+from megacontext.train.pretrain.plan import plan
 from megacontext.train.pretrain.state import find_state
 from megacontext.train.pretrain.world import join_world
 from megacontext.train.reader import ReaderTrainConfig, load_reader_data, train_reader
@@ -73,13 +74,25 @@ class Outcome:
     """False in the processes whose results another one tells."""
 
 
+class Plans(Protocol):
+    """What a training will take."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The figures in words."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """One kind of training."""
 
     config: type
     train: Callable[[Any, Order], Outcome]
-    plan: Callable[[Any], Plan] | None = None
+    plan: Callable[[Any], Plans] | None = None
     """None where a plan would say nothing that the recipe does not."""
 
 
@@ -225,7 +238,14 @@ TRAINERS.register("gists")(Kind(config=GistTrainConfig, train=_train_gists))
 TRAINERS.register("parts")(Kind(config=TinyTrainConfig, train=_train_parts))
 TRAINERS.register("gist-tokens")(Kind(config=GistTokensTrainConfig, train=_train_gist_tokens))
 TRAINERS.register("joint")(Kind(config=JointTrainConfig, train=_train_joint))
-TRAINERS.register("pooled")(Kind(config=PooledTrainConfig, train=_train_pooled))
+TRAINERS.register("pooled")(
+    Kind(
+        config=PooledTrainConfig,
+        train=_train_pooled,
+        # Made where the device need not be.
+        plan=lambda config: plan_pooled(config, load_pooled_data(replace(config, device="cpu"))),
+    )
+)
 TRAINERS.register("reader")(Kind(config=ReaderTrainConfig, train=_train_reader))
 TRAINERS.register("pretrain")(
     Kind(config=PretrainConfig, train=_pretrain, plan=lambda config: plan(config, planned_devices(config)))

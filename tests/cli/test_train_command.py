@@ -45,9 +45,9 @@ def test_a_plan_is_printed_and_nothing_starts(place, capsys):
     assert not (place / "runs").exists()
 
 
-def test_a_plan_of_what_is_no_pretraining_is_refused(capsys):
+def test_a_plan_of_what_has_none_is_refused(capsys):
     assert main(["train", "tiny", "--plan"]) == 2
-    assert "a plan is of a pretraining, recipe tiny is none" in capsys.readouterr().err
+    assert "a plan is of a pretraining or of pooled gists, recipe tiny is neither" in capsys.readouterr().err
 
 
 def test_an_unknown_trainer_is_answered_with_those_that_exist(capsys):

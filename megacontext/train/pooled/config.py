@@ -130,7 +130,7 @@ class PooledTrainConfig:
                 f"{distill.reach_segments}; raise one of the two"
             )
         if distill.reach_segments > 1 and not all(
-            self.shape_with(near, far).begins(distill.reach_segments, self.segment_blocks)
+            self.places(self.shape_with(near, far))
             for near in range(self.fewest_blocks, distill.distant_blocks + 1)
             for far in range(self.fewest_parents, distill.distant_parents + 1)
         ):
@@ -180,6 +180,12 @@ class PooledTrainConfig:
     def shape(self) -> WindowShape:
         """Of the largest windows of the second stage."""
         return self.shape_with(self.distill.distant_blocks, self.distill.distant_parents)
+
+    def places(self, shape: WindowShape) -> range:
+        """Blocks that windows of such a shape may begin at, in a segment or in those that they reach over."""
+        if self.distill.reach_segments > 1:
+            return shape.begins(self.distill.reach_segments, self.segment_blocks)
+        return range(self.segment_blocks - shape.blocks + 1)
 
     def shape_with(self, distant_blocks: int, distant_parents: int) -> WindowShape:
         """Of windows with that many gists of blocks, and of gists."""

@@ -99,11 +99,7 @@ class _Training:
     def __init__(self, config: PooledTrainConfig, data: PooledData, telemetry: Telemetry, folder: Path):
         self.config, self.base, self.sink_id = config, data.decoder.base, data.decoder.sink_id
         self.telemetry, self.folder = telemetry, folder
-        rng = np.random.default_rng(config.seed)
-        segments = cut_segments(data.documents, config.segment_blocks * config.block_size, rng)
-        reach = config.distill.reach_segments
-        whole = _reaching(segments, reach)
-        self.segments = [whole[number] for number in rng.permutation(len(whole))[: config.segments]]
+        self.segments = chosen_segments(config, data.documents)
         self.chance = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -124,7 +120,7 @@ class _Training:
                 config.block_size,
                 folder / "segments",
                 piece_blocks=config.piece_blocks,
-                with_hidden=reach == 1,
+                with_hidden=config.distill.reach_segments == 1,
             )
         self.began = time.perf_counter()
         self.done = 0
@@ -278,9 +274,7 @@ class _Training:
         shape = self._drawn_shape()
         if self.config.distill.reach_segments > 1:
             return self._surprise(self._pieces(number), shape)
-        ids, windows = self._segment(number), self.config.distill.windows
-        places = self.config.segment_blocks - shape.blocks + 1
-        starts = torch.randperm(places, generator=self.chance)[: min(windows, places)].to(ids.device)
+        ids, starts = self._segment(number), self._starts(shape)
         return self._divergence(ids, shape, starts, *self._gists(ids, shape, starts))
 
     def _drawn_shape(self) -> WindowShape:
@@ -288,6 +282,12 @@ class _Training:
         config = self.config
         blocks = self._drawn(config.fewest_blocks, config.distill.distant_blocks)
         return config.shape_with(blocks, self._drawn(config.fewest_parents, config.distill.distant_parents))
+
+    def _starts(self, shape: WindowShape) -> Tensor:
+        """Blocks (B,) that the windows of one step begin at."""
+        places = self.config.places(shape)
+        drawn = torch.randperm(len(places), generator=self.chance)[: self.config.distill.windows]
+        return (places.start + places.step * drawn).to(self.base.device)
 
     def _drawn(self, fewest: int, most: int) -> int:
         if fewest == most:
@@ -318,9 +318,7 @@ class _Training:
     def _surprise(self, pieces: list[Tensor], shape: WindowShape) -> Tensor:
         """Cross-entropy of the tokens that came, in windows over several segments."""
         assert self.reader is not None
-        begins = shape.begins(len(pieces), self.config.segment_blocks)
-        drawn = torch.randperm(len(begins), generator=self.chance)[: self.config.distill.windows]
-        starts = (begins[0] + drawn * begins.step).to(pieces[0].device)
+        starts = self._starts(shape)
         read = [self.reader.read(piece).gists[_BELOW] for piece in pieces]
         below = CacheEntries(
             torch.cat([one.keys for one in read], dim=1), torch.cat([one.values for one in read], dim=1)
@@ -350,6 +348,14 @@ class _Training:
             targets = rows[:, shape.raw_tokens :]
             self.told["distill_ce"].append(F.nll_loss(said.flatten(0, 1), targets.flatten()).item())
         return F.kl_div(said.flatten(0, 1), wanted.flatten(0, 1), log_target=True, reduction="batchmean")
+
+
+def chosen_segments(config: PooledTrainConfig, documents: list[Document]) -> list[list[np.ndarray]]:
+    """Those that windows end in, in the order of training, each behind those that its windows reach over."""
+    rng = np.random.default_rng(config.seed)
+    segments = cut_segments(documents, config.segment_blocks * config.block_size, rng)
+    whole = _reaching(segments, config.distill.reach_segments)
+    return [whole[number] for number in rng.permutation(len(whole))[: config.segments]]
 
 
 def _reaching(segments: list[Document], reach: int) -> list[list[np.ndarray]]:

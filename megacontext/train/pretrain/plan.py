@@ -52,6 +52,26 @@ class Plan:
         """On each device."""
         return self.weights_gib + self.activations_gib
 
+    def rows(self) -> list[tuple[str, str]]:
+        """The figures in words."""
+        return [
+            ("parameters", f"{self.parameters:,}"),
+            ("... embeddings, looked up", f"{self.embeddings:,}"),
+            ("... matrices of the layers", f"{self.matrices:,}"),
+            ("... head", f"{self.head:,}"),
+            ("steps", f"{self.steps:,}"),
+            ("tokens a step", f"{self.batch_tokens:,}"),
+            ("... in passes on each device", f"{self.micro_steps:,}"),
+            ("tokens", f"{self.tokens:,}"),
+            ("tokens a parameter", f"{self.tokens_per_parameter:.2f}"),
+            ("FLOPs a token", f"{self.flops_per_token:.3e}"),
+            ("FLOPs", f"{self.flops:.3e}"),
+            ("devices", f"{self.devices}"),
+            ("memory on each, GiB (estimate)", f"{self.memory_gib:.2f}"),
+            ("... weights, gradients, optimisers", f"{self.weights_gib:.2f}"),
+            ("... activations of one pass", f"{self.activations_gib:.2f}"),
+        ]
+
     def described(self) -> dict[str, Any]:
         """All of it as plain values."""
         return asdict(self) | {"memory_gib": self.memory_gib}

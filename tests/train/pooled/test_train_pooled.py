@@ -21,8 +21,9 @@ from megacontext.runtime.pooled_gists import load_pooled, open_decoder, pooled_f
 from megacontext.runtime.run import RunFolder
 from megacontext.runtime.segment_gists import SegmentReader
 from megacontext.telemetry import read
-from megacontext.train.pooled import loop
+from megacontext.train.pooled import loop, matching
 from megacontext.train.pooled.config import PooledTrainConfig
+from megacontext.train.pooled.state import read_state
 from megacontext.train.trainers import Order, load_training
 
 SINK = "<|im_start|>"
@@ -206,6 +207,44 @@ def test_a_training_that_goes_on_begins_where_the_other_ended(recipe, models, de
     below, _ = load_pooled(models[0].model, decoder)
     for name, one in below.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], one, atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("which", ["one level", "constant", "two levels", "far"])
+def test_a_plan_says_what_a_training_then_takes(which, recipe, models, levels, tmp_path, monkeypatch):
+    changes = {
+        "one level": {},
+        "constant": {"constant": True},
+        "two levels": {
+            "initial": str(models[0].model),
+            "segments": 3,
+            **SECOND_LEVEL,
+            "distill.fewest_blocks": 4,
+        },
+        "far": FAR | {"distill.fewest_blocks": 4, "distill.fewest_parents": 3, "initial": str(levels.model)},
+    }[which]
+    kind, config = load_training("smollm2-pooled", recipe | changes | {"device": "cuda"})
+    told = kind.plan(config).described()
+    read, seen, scored = [], [], loop.scored_hidden
+    for module in (loop, segment_gists, matching):
+        reading = module.read_segment
+        monkeypatch.setattr(
+            module,
+            "read_segment",
+            lambda base, ids, *more, own=reading: read.append(len(ids)) or own(base, ids, *more),
+        )
+    monkeypatch.setattr(
+        loop, "scored_hidden",
+        lambda base, sink, shape, starts, rows, gists: seen.append(len(starts) * (shape.gists + rows.shape[1]))
+        or scored(base, sink, shape, starts, rows, gists),
+    )  # fmt: skip
+    outcome = trained(recipe, tmp_path, **changes)
+    assert told["parameters"] == outcome.metrics["parameters"]
+    assert told["segments"] == outcome.metrics["segments"]
+    assert told["positions"] == sum(seen)
+    whole = [tokens for tokens in read if tokens == config.segment_blocks * config.block_size]
+    # A constant prefix begins as the means of one more segment.
+    assert told["tokens_read"] == sum(whole) - config.constant * whole[0]
+    assert told["steps"] == read_state(outcome.run)[1]["done"]
 
 
 class Stopped(Exception):
