@@ -4,6 +4,9 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="10 · MegaAttention: are summaries read?")
 
 with app.setup:
+    import atexit
+    import functools
+    import shutil
     import tempfile
     import time
     from dataclasses import dataclass
@@ -100,6 +103,15 @@ def corpus_of(tokenizer, config, rows):
 
 
 @app.function
+@functools.cache
+def token_cache():
+    """Where the texts lie as tokens while this process lives: all arms read the same ones."""
+    folder = Path(tempfile.mkdtemp(prefix="far-facts-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@app.function
 @torch.inference_mode()
 def recall(trainer, config):
     """Nats of an answer, all its tokens together, and how often it is right, over held-out texts and names."""
@@ -137,30 +149,29 @@ def trained(run, config):
     planned = plan(recipe, 1)
     # A tenth more than is read: packing leaves some texts over.
     corpus = corpus_of(bundle.tokenizer, config, 64 + config.steps * planned.batch_tokens * 11 // (10 * ROW))
-    with tempfile.TemporaryDirectory() as cache:
-        world = World(0, 1, torch.device("cpu"))
-        trainer = Trainer(recipe, planned, corpus, bundle.tokenizer, Path(cache), world)
-        trainer.base.load_state_dict(bundle.base.state_dict())
-        looks, began = [{"step": 0} | recall(trainer, config)], time.process_time()
-        for step in range(1, config.steps + 1):
-            report = trainer.train_step()
-            run.telemetry.emit(
-                "train", stage=config.arm, step=step, wall_s=time.process_time() - began,
-                tokens_seen=step * planned.batch_tokens, loss_nats=report.loss_nats,
-                lm_loss_nats=report.loss_nats, learning_rate=report.learning_rate,
-            )  # fmt: skip
-            if step * LOOKS // config.steps > (step - 1) * LOOKS // config.steps:
-                looks.append({"step": step} | recall(trainer, config))
-        seconds = time.process_time() - began
-        run.results(
-            {
-                "looks": looks,
-                "bits_per_byte": trainer.evaluate().bits_per_byte,
-                "flops_per_token": planned.flops_per_token,
-                "processor_s": seconds,
-                "tokens_read": trainer.tokens_digest,
-            }
-        )
+    world = World(0, 1, torch.device("cpu"))
+    trainer = Trainer(recipe, planned, corpus, bundle.tokenizer, token_cache(), world)
+    trainer.base.load_state_dict(bundle.base.state_dict())
+    looks, began = [{"step": 0} | recall(trainer, config)], time.process_time()
+    for step in range(1, config.steps + 1):
+        report = trainer.train_step()
+        run.telemetry.emit(
+            "train", stage=config.arm, step=step, wall_s=time.process_time() - began,
+            tokens_seen=step * planned.batch_tokens, loss_nats=report.loss_nats,
+            lm_loss_nats=report.loss_nats, learning_rate=report.learning_rate,
+        )  # fmt: skip
+        if step * LOOKS // config.steps > (step - 1) * LOOKS // config.steps:
+            looks.append({"step": step} | recall(trainer, config))
+    seconds = time.process_time() - began
+    run.results(
+        {
+            "looks": looks,
+            "bits_per_byte": trainer.evaluate().bits_per_byte,
+            "flops_per_token": planned.flops_per_token,
+            "processor_s": seconds,
+            "tokens_read": trainer.tokens_digest,
+        }
+    )
 
 
 @app.function

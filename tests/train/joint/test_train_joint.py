@@ -1,5 +1,6 @@
 """The recipe `tiny-joint`, at toy size, end to end: from a saved bundle to a better one, interrupted or not."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 from joint_toys import config_of, stage
-from toys import K, prose, write_book
+from toys import K, bundle_config, prose, random_bundle, write_book
 
 from megacontext.cli import main
 from megacontext.config import dump_recipe, load_recipe
@@ -117,6 +118,15 @@ def test_the_shipped_recipes_can_be_trained_on_the_shipped_books(name):
     config = load_recipe(JointTrainConfig, name)
     data = load_joint_data(config)
     assert data.bundle.fingerprint() and len(data.source.contexts.books) == len(config.books)
+
+
+def test_a_lens_that_sees_words_is_not_trained_end_to_end(recipe, tokenizer, tmp_path):
+    """Its passages are no memory with an index of words."""
+    lens = dataclasses.replace(bundle_config().lens, words=True)
+    random_bundle(tokenizer, lens=lens).save(tmp_path / "model")
+    config = dataclasses.replace(load_recipe(JointTrainConfig, recipe), model=str(tmp_path / "model"))
+    with pytest.raises(ConfigError, match="compares addresses alone"):
+        load_joint_data(config)
 
 
 # What is measured.
