@@ -85,6 +85,9 @@ class Workbench:
         self._take_url()
         self._view_asked = self.selection.view
         self._is_open = False
+        # Until then Panel puts every change off, each to a turn of its own, and some would be lost: see `follow`.
+        self._is_followed = False
+        self._chosen_early: list[str] = []
         self._open_while_scripts_load()
 
     # Parts -----------------------------------------------------------------------------------------------------
@@ -152,6 +155,7 @@ class Workbench:
         document = pn.state.curdoc
         context = None if document is None else document.session_context
         if context is None:
+            self._is_followed = True
             self._open()
         else:
             document.add_timeout_callback(lambda: None if looked_at() else self._open(), HEAD_START_MS)
@@ -170,10 +174,17 @@ class Workbench:
 
     def follow(self) -> None:
         """The browser has made the page: look for news from now on."""
-        if not self._is_open:
-            self._open()
+        in_turn(self._catch_up)
         pn.state.add_periodic_callback(self.poll, period=POLL_MS)
         self._poll_soon()
+
+    def _catch_up(self) -> None:
+        """Show what the page is to show, and what a quick hand has chosen before it was ready."""
+        self._is_followed = True
+        if not self._is_open:
+            self._open()
+        elif self._chosen_early:
+            self._show_selected("run" in self._chosen_early)
 
     def _poll_soon(self) -> None:
         document = pn.state.curdoc
@@ -182,7 +193,7 @@ class Workbench:
 
     def poll(self) -> None:
         """Take in what is new, while somebody looks and has seen what was new before."""
-        if not looked_at() or not self._pulse.free:
+        if not self._is_followed or not looked_at() or not self._pulse.free:
             return
         with self._telling(), in_one_go():
             self._polls += 1
@@ -239,7 +250,11 @@ class Workbench:
 
     def _selected(self, *events: Any) -> None:
         """In the page's turn: a click arrives beside it. With the selection as it is by then."""
-        in_turn(partial(self._show_selected, any(event.name == "run" for event in events)))
+        names = [event.name for event in events]
+        if self._is_followed:
+            in_turn(partial(self._show_selected, "run" in names))
+        else:
+            self._chosen_early += names
 
     def _show_selected(self, another_run: bool) -> None:
         with self._telling():

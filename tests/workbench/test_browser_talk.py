@@ -99,13 +99,16 @@ def test_looking_at_every_view_changes_no_file(served_memory: tuple[Path, object
     folder, serve = served_memory
     before = digests(folder)
     url = serve("read")
-    for view in VIEWS:
-        watched = watch(f"{url}?run=finished&view={view}&memory=walks", url)
-        watched.page.wait_for_function(READY, timeout=PATIENCE_MS)
-        watched.page.wait_for_timeout(500)
+    watched = watch(f"{url}?run=finished&memory=walks", url)
+    page = watched.page
+    for view, words in VIEWS.items():
+        page.get_by_role("tab", name=words, exact=True).click(timeout=PATIENCE_MS)
+        page.wait_for_function(f"() => location.search.includes('view={view}')")
+        page.wait_for_function(READY, timeout=PATIENCE_MS)
+        page.wait_for_timeout(500)
         assert watched.errors == [] and watched.foreign == [], view
-        watched.page.close()
-    ask(watch(f"{url}?view=talk&memory=walks", url).page, "Where did she walk?")
+    ask(page, "Where did she walk?")
+    page.get_by_text("Read word for word").wait_for(timeout=PATIENCE_MS)
     assert digests(folder) == before
 
 
