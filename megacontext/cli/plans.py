@@ -6,15 +6,15 @@ from rich.console import Console
 
 from megacontext.cli.answers import answer
 from megacontext.cli.tables import plain_table
-from megacontext.train.trainers import Plans
+from megacontext.train.plans import TrainingPlan
 
 
-def print_plan(plan: Plans, as_json: bool) -> None:
+def print_plan(plan: TrainingPlan, as_json: bool) -> None:
     """Tell a plan on standard output."""
     answer(plan.described(), as_json, lambda: _print(plan))
 
 
-def _print(plan: Plans) -> None:
+def _print(plan: TrainingPlan) -> None:
     table = plain_table("plan", "")
     for row in plan.rows():
         table.add_row(*row)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from megacontext.config import dump_recipe, from_mapping, load_table, recipe_source, to_mapping
 from megacontext.errors import ConfigError
@@ -25,6 +25,7 @@ from megacontext.train.gists.config import GistTrainConfig
 from megacontext.train.gists.loop import load_gist_data, train_gists
 from megacontext.train.joint.config import JointTrainConfig
 from megacontext.train.joint.loop import load_joint_data, train_joint
+from megacontext.train.plans import TrainingPlan
 from megacontext.train.pooled.config import PooledTrainConfig
 from megacontext.train.pooled.loop import load_pooled_data, train_pooled
 from megacontext.train.pooled.plan import plan_pooled
@@ -74,25 +75,13 @@ class Outcome:
     """False in the processes whose results another one tells."""
 
 
-class Plans(Protocol):
-    """What a training will take."""
-
-    def rows(self) -> list[tuple[str, str]]:
-        """The figures in words."""
-        ...
-
-    def described(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """One kind of training."""
 
     config: type
     train: Callable[[Any, Order], Outcome]
-    plan: Callable[[Any], Plans] | None = None
+    plan: Callable[[Any], TrainingPlan] | None = None
     """None where a plan would say nothing that the recipe does not."""
 
 

@@ -8,13 +8,13 @@ one step needs layer by layer, and logits, which are the most of it where the vo
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from megacontext.gistnet.pooled import PooledCache
+from megacontext.train.plans import TrainingPlan
 from megacontext.train.pooled.config import PooledTrainConfig
 from megacontext.train.pooled.loop import PooledData, chosen_segments
 
@@ -22,7 +22,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class PooledPlan:
+class PooledPlan(TrainingPlan):
     """The figures of a run."""
 
     decoder_parameters: int
@@ -36,12 +36,6 @@ class PooledPlan:
     positions: int
     """Of windows, which the decoder reads with gradients; where they vary in length, of the longest."""
     flops: float
-    weights_gib: float
-    activations_gib: float
-
-    @property
-    def memory_gib(self) -> float:
-        return self.weights_gib + self.activations_gib
 
     def rows(self) -> list[tuple[str, str]]:
         """The figures in words."""
@@ -57,10 +51,6 @@ class PooledPlan:
             ("... weights", f"{self.weights_gib:.2f}"),
             ("... activations of one step", f"{self.activations_gib:.2f}"),
         ]
-
-    def described(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return asdict(self) | {"memory_gib": self.memory_gib}
 
 
 def plan_pooled(config: PooledTrainConfig, data: PooledData) -> PooledPlan:

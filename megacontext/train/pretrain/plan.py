@@ -8,8 +8,7 @@ and fragmentation, which a tenth covers in practice.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +16,7 @@ from megacontext.errors import ConfigError
 from megacontext.gistnet.gist import GistNet
 from megacontext.models.gpt import GPTConfig
 from megacontext.models.scaling import ModelSize, flops_per_token, model_size, shape_of_depth
+from megacontext.train.plans import TrainingPlan
 from megacontext.train.pretrain.config import HorizonConfig, PretrainConfig
 
 _BATCH_EXPONENT = 0.383
@@ -27,7 +27,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(TrainingPlan):
     """The figures of a run."""
 
     parameters: int
@@ -42,15 +42,7 @@ class Plan:
     tokens: int
     tokens_per_parameter: float
     flops: float
-    weights_gib: float
-    """Weights, gradients and optimiser state on each device."""
-    activations_gib: float
     devices: int
-
-    @property
-    def memory_gib(self) -> float:
-        """On each device."""
-        return self.weights_gib + self.activations_gib
 
     def rows(self) -> list[tuple[str, str]]:
         """The figures in words."""
@@ -71,10 +63,6 @@ class Plan:
             ("... weights, gradients, optimisers", f"{self.weights_gib:.2f}"),
             ("... activations of one pass", f"{self.activations_gib:.2f}"),
         ]
-
-    def described(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return asdict(self) | {"memory_gib": self.memory_gib}
 
 
 def plan(config: PretrainConfig, devices: int) -> Plan:
